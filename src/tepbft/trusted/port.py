@@ -145,8 +145,11 @@ class TrustedComponent(Protocol):
         """Who it is and where its registers stand."""
         ...
 
-    def provision(self, chain_id: bytes, node: int, cfg: int, cfg_digest: bytes, floor: int) -> None:
-        """Bind a fresh component, once and for ever, to a chain and a node. TrustedRefusal if bound."""
+    def provision(
+        self, chain_id: bytes, node: int, cfg: int, cfg_digest: bytes, floor: int, window: int
+    ) -> None:
+        """Bind a fresh component, once and for ever, to a chain, a node and a window (BL).
+        TrustedRefusal if it is bound to anything else already; the same binding again is a no-op."""
         ...
 
     def call(self, request: TcRequest) -> TcAnswer:
