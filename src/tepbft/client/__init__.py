@@ -1,0 +1,1 @@
+"""The client: a sans-IO session, receipts that verify offline, and an asyncio client on top."""

@@ -78,7 +78,7 @@ def decode_body(body: bytes) -> list[Request]:
     """Requests of a NORMAL block's body; PeerFault if malformed, too long or not canonical."""
     try:
         requests = _decode_requests.decode(body)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
         raise PeerFault("malformed_block", str(error)) from None
     if _encode(requests) != body:
         raise PeerFault("malformed_block", "not the canonical encoding")

@@ -125,7 +125,7 @@ def decode_replace(body: bytes) -> ReplaceTc:
     """The change inside a CONFIG block; PeerFault if malformed or not canonical."""
     try:
         op = _replace_decoder.decode(body)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
         raise PeerFault("malformed_config", str(error)) from None
     if _encode(op) != body:
         raise PeerFault("malformed_config", "not the canonical encoding")

@@ -1,0 +1,6 @@
+"""Pending requests."""
+
+from tepbft.mempool.options import MempoolOptions
+from tepbft.mempool.pool import Batch, Mempool
+
+__all__ = ["Batch", "Mempool", "MempoolOptions"]

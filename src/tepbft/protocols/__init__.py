@@ -1,0 +1,1 @@
+"""Consensus: one room per protocol. Rooms share `core`, never each other."""

@@ -1,0 +1,41 @@
+# Works on a fresh machine with python3 (3.11 or later, with its venv module) and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+TEST ?= tests
+
+.PHONY: help demo test check fix clean
+
+help:
+	@echo 'make demo    five nodes, 20,000 signed transactions, a killed primary: watch it go on'
+	@echo 'make test    every test, real processes included (TEST=tests/unit/cli picks some)'
+	@echo 'make check   formatting, lint, types and the rules of the source tree'
+	@echo 'make fix     format, and repair what the linter can repair'
+	@echo 'make clean   remove the virtual environment and caches'
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo 'tepbft needs Python 3.11 or later; name one with: make PYTHON=/path/to/python3'; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/tepbft demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -n auto --dist loadgroup $(TEST)
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_tidy.py
+
+fix: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist src/*.egg-info

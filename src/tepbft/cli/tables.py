@@ -1,0 +1,95 @@
+"""How clusters are shown: rows for people, records for machines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from rich.markup import escape
+from rich.table import Table
+
+from tepbft.cli.cluster import Cluster, http_address
+from tepbft.cli.output import emit, page, short, table
+from tepbft.cli.processes import node_pid
+from tepbft.cli.verdict import CHANGING, DEGRADED, HEALTHY, Verdict
+from tepbft.node.status import NodeStatus
+
+_COLOURS = {HEALTHY: "green", DEGRADED: "yellow", CHANGING: "yellow"}
+_PHASE_COLOURS = {"active": "green", "view_change": "yellow", "transferring": "yellow"}
+
+
+def node_table(cluster: Cluster, statuses: Sequence[NodeStatus | None]) -> Table:
+    """One row per member."""
+    pids = {folder.node: node_pid(folder.layout) for folder in cluster.nodes}
+    rows = []
+    for member, status in zip(cluster.genesis.members, statuses, strict=True):
+        pid = pids.get(member.node)
+        head = [f"node{member.node}", http_address(member), str(pid or "-")]
+        if status is None:
+            rows.append([*head, "[red]down[/red]", *["-"] * 6])
+            continue
+        colour = _PHASE_COLOURS.get(status.phase, "red")
+        view = f"{status.view}" + (" (primary)" if status.primary == member.node else "")
+        rows.append(
+            [
+                *head,
+                f"[{colour}]{escape(status.phase)}[/{colour}]",
+                view,
+                str(status.executed),
+                str(status.stable),
+                short(escape(status.head)),
+                short(escape(status.tc_id)),
+                str(status.pending_requests),
+            ]
+        )
+    columns = [
+        "node",
+        "http",
+        ">pid",
+        "phase",
+        "view",
+        ">executed",
+        ">stable",
+        "head",
+        "component",
+        ">pending",
+    ]
+    return table("", columns, rows)
+
+
+def show_cluster(cluster: Cluster, statuses: Sequence[NodeStatus | None], verdict: Verdict) -> None:
+    """The table and the verdict, for a person."""
+    console = page()
+    console.print(node_table(cluster, statuses))
+    colour = _COLOURS.get(verdict.state, "red")
+    console.print(f"[{colour}]{verdict.state}[/{colour}]: {escape(verdict.text)}", soft_wrap=True)
+    for status in statuses:
+        if status is not None and status.verdict and status.phase != "active":
+            console.print(f"node{status.node}: {escape(status.verdict)}", soft_wrap=True)
+
+
+def status_records(
+    cluster: Cluster, statuses: Sequence[NodeStatus | None], verdict: Verdict
+) -> list[dict[str, Any]]:
+    """One record per member, then the verdict."""
+    pids = {folder.node: node_pid(folder.layout) for folder in cluster.nodes}
+    records: list[dict[str, Any]] = []
+    for member, status in zip(cluster.genesis.members, statuses, strict=True):
+        record: dict[str, Any] = {
+            "node": member.node,
+            "reachable": status is not None,
+            "pid": pids.get(member.node),
+            "http": http_address(member),
+        }
+        if status is not None:
+            record |= msgspec.to_builtins(status)
+        records.append(record)
+    records.append({"chain_id": cluster.genesis.chain_id.hex(), "verdict": verdict.record()})
+    return records
+
+
+def emit_cluster(cluster: Cluster, statuses: Sequence[NodeStatus | None], verdict: Verdict) -> None:
+    """`status_records`, a line each."""
+    for record in status_records(cluster, statuses, verdict):
+        emit(record)

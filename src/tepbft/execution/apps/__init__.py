@@ -1,0 +1,1 @@
+"""Applications that ship: each module holds an application class, `parse`, `render` and `USAGE`."""

@@ -1,0 +1,319 @@
+"""Execution: from an agreed block to an executed header (A3.3, A9).
+
+Blocks come strictly in height order, each exactly once (I-11). What a block does is
+a function of the header below it, the state below it, and its bytes: every correct
+node gets the same header (I-2). Results are tentative until the store has installed
+them (A-32): `execute` -> `install` -> the store writes -> `settle`. A node that turns
+out to have diverged goes back with `rollback`, one that received a snapshot starts
+over with `restore`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from hashlib import sha256
+
+from msgspec import Struct
+
+from tepbft.core.block import (
+    CONFIG,
+    NORMAL,
+    OK,
+    REFUSED,
+    Block,
+    Header,
+    Receipt,
+    Request,
+)
+from tepbft.crypto.hash import digest as hash_parts
+from tepbft.crypto.hash import merkle_root
+from tepbft.errors import ContractBroken, OperationRefused
+from tepbft.execution.client_table import EXECUTE, ClientTable
+from tepbft.execution.context import BlockContext
+from tepbft.execution.overlay import Overlay, StateReader
+from tepbft.execution.port import Application
+from tepbft.execution.snapshot import PREFIXES, make_chunks, snapshot_root
+from tepbft.storage.port import StateWrites
+from tepbft.types import MAX_OPERATION_BYTES, ZERO_DIGEST, Height
+
+CONFIG_KEY = b"s/config"
+"""State key of the encoded configuration that follows the newest CONFIG block."""
+MAX_RESULT_BYTES = MAX_OPERATION_BYTES
+MAX_REFUSAL_BYTES = 256
+MAX_BLOCK_RESULT_BYTES = 8 << 20
+"""Results of one block together; with refusals and receipts this stays below one record's bound."""
+
+_LENGTHS = struct.Struct("<Iq")
+
+Writes = list[tuple[bytes, bytes | None]]
+
+
+class Executed(Struct, frozen=True):
+    """What one block became."""
+
+    header: Header
+    digest: bytes
+    """`cp_hash`: the header's digest."""
+    receipts: list[Receipt]
+    """One per request of the block, in order: the leaves of `receipts_root`."""
+    replies: list[tuple[Height, Receipt]]
+    """Per request what its client is to be told and at which height that took effect: the receipt,
+    or for a duplicate the kept answer."""
+    writes: StateWrites
+    snapshot: list[bytes] | None
+    """Chunks of the whole state, at snapshot heights."""
+
+
+def write_set_digest(writes: Writes) -> bytes:
+    """Digest of an ordered write-set; every key and value is preceded by its length, -1 for a deletion."""
+    pack = _LENGTHS.pack
+    parts: list[bytes] = []
+    for key, value in writes:
+        if value is None:
+            parts += (pack(len(key), -1), key)
+        else:
+            parts += (pack(len(key), len(value)), key, value)
+    return sha256(b"".join(parts)).digest()
+
+
+def _refusal_text(refusal: OperationRefused) -> bytes:
+    try:
+        text = str(refusal)
+    except Exception as error:
+        text = f"refused ({type(error).__name__})"
+    return text.encode("utf-8", "backslashreplace")[:MAX_REFUSAL_BYTES]
+
+
+class Executor:
+    """Executes blocks of one chain and keeps what is tentative. Raises what the reader raises, after
+    which nothing of the block has happened; raises ContractBroken for calls out of order."""
+
+    def __init__(
+        self,
+        *,
+        chain_id: bytes,
+        application: Application,
+        reader: StateReader,
+        header: Header,
+        client_window: int,
+        snapshot_interval: int,
+    ) -> None:
+        self.chain_id = chain_id
+        self.application_errors = 0
+        """Operations refused because the application raised something other than OperationRefused."""
+        self._application = application
+        self._overlay = Overlay(reader)
+        self._table = ClientTable(self._overlay, client_window)
+        self._snapshot_interval = snapshot_interval
+        self._set_head(header)
+        self._handed_out = self._settled = header.height
+
+    def _set_head(self, header: Header, digest: bytes | None = None) -> None:
+        self._head = header
+        self._head_digest = digest or header.digest()
+
+    @property
+    def head(self) -> Header:
+        """Header of the newest executed block."""
+        return self._head
+
+    @property
+    def head_digest(self) -> bytes:
+        """`cp_hash` of the head."""
+        return self._head_digest
+
+    @property
+    def height(self) -> Height:
+        """Height of the newest executed block."""
+        return self._head.height
+
+    # --- executing ----------------------------------------------------------------------------
+
+    def execute(
+        self,
+        block: Block,
+        digest: bytes,
+        requests: Sequence[Request],
+        digests: Sequence[bytes],
+        config: bytes | None = None,
+    ) -> Executed:
+        """Execute the block above the head. `requests` are those of a NORMAL block, already checked
+        statically, with their digests; `config` is the encoded next configuration that a CONFIG
+        block brings about (None if it has no effect)."""
+        self._check_call(block, requests, digests, config)
+        self._overlay.failure = None
+        try:
+            return self._execute(block, digest, requests, digests, config)
+        except BaseException:
+            self._table.forget()
+            raise
+
+    def _check_call(
+        self, block: Block, requests: Sequence[Request], digests: Sequence[bytes], config: bytes | None
+    ) -> None:
+        if block.height != self.height + 1:
+            raise ContractBroken(f"block {block.height} cannot be executed above {self.height}")
+        if len(requests) != len(digests) or (requests and block.kind != NORMAL):
+            raise ContractBroken(f"block {block.height} of kind {block.kind} with {len(requests)} requests")
+        if config is not None and block.kind != CONFIG:
+            raise ContractBroken(f"block {block.height} is no CONFIG block")
+
+    def _execute(
+        self,
+        block: Block,
+        digest: bytes,
+        requests: Sequence[Request],
+        digests: Sequence[bytes],
+        config: bytes | None,
+    ) -> Executed:
+        parent, height = self._head, block.height
+        ts = max(parent.ts, block.ts)
+        seed = hash_parts(b"TEP1/SEED", self._head_digest, digest)
+        context = BlockContext(self._overlay, height, ts, seed)
+        receipts, replies, leaves, changes = self._run(context, requests, digests)
+        if self._overlay.failure is not None:
+            # The disk failed, not the operation, even if the application made a refusal of it.
+            raise self._overlay.failure
+        own: Writes = context.block_writes()
+        system: Writes = [] if config is None else [(CONFIG_KEY, config)]
+        state_root, clients_root = parent.state_root, parent.clients_root
+        if own or system:
+            state_root = hash_parts(b"TEP1/STA", state_root, write_set_digest(own + system))
+        if changes:
+            clients_root = hash_parts(b"TEP1/CLI", clients_root, sha256(b"".join(changes)).digest())
+        writes = StateWrites(height, own + self._table.finish_block() + system)
+        snapshot, root = None, ZERO_DIGEST
+        self._overlay.add(writes)
+        if height % self._snapshot_interval == 0:
+            try:
+                snapshot = self.snapshot_chunks()
+            except BaseException:
+                self._overlay.drop_above(height - 1)
+                raise
+            root = snapshot_root(snapshot)
+        header = Header(
+            height, ts, digest, self._head_digest, state_root, merkle_root(leaves), clients_root, root
+        )
+        self._set_head(header)
+        return Executed(header, self._head_digest, receipts, replies, writes, snapshot)
+
+    def _run(
+        self, context: BlockContext, requests: Sequence[Request], digests: Sequence[bytes]
+    ) -> tuple[list[Receipt], list[tuple[Height, Receipt]], list[bytes], list[bytes]]:
+        """Receipts, replies, receipt leaves, and the leaves of those that changed the client table."""
+        receipts: list[Receipt] = []
+        replies: list[tuple[Height, Receipt]] = []
+        leaves: list[bytes] = []
+        changes: list[bytes] = []
+        height, table = context.height, self._table
+        classify, record = table.classify, table.record
+        room = MAX_BLOCK_RESULT_BYTES
+        for request, digest in zip(requests, digests, strict=True):
+            client, session, seq = request.client, request.session, request.seq
+            status = classify(client, session, seq, digest)
+            if status == EXECUTE:
+                context.client = client
+                status, result = self._apply(context, request.op, room)
+                room -= len(result) if status == OK else 0
+                receipt = Receipt(client, session, seq, digest, status, result)
+                leaf = receipt.leaf()
+                record(height, receipt)
+                changes.append(leaf)
+                replies.append((height, receipt))
+            else:
+                receipt = Receipt(client, session, seq, digest, status, b"")
+                leaf = receipt.leaf()
+                replies.append(self._reply_to_skipped(height, receipt))
+                if table.skip(receipt):
+                    changes.append(leaf)
+            receipts.append(receipt)
+            leaves.append(leaf)
+        return receipts, replies, leaves, changes
+
+    def _reply_to_skipped(self, height: Height, receipt: Receipt) -> tuple[Height, Receipt]:
+        kept = self._table.outcome(receipt.client, receipt.session, receipt.seq)
+        if kept is not None and kept[1].request_digest == receipt.request_digest:
+            return kept
+        return height, receipt
+
+    def _apply(self, context: BlockContext, operation: bytes, room: int) -> tuple[int, bytes]:
+        """Status and result of one operation, with its writes committed or discarded (A-25)."""
+        try:
+            result = self._application.execute(context, operation)
+            if type(result) is not bytes:
+                raise TypeError
+            if len(result) > MAX_RESULT_BYTES:
+                raise OperationRefused(f"a result may have at most {MAX_RESULT_BYTES} bytes")
+            if len(result) > room:
+                raise OperationRefused("the results of this block leave no room for this one")
+        except OperationRefused as refusal:
+            context.discard()
+            return REFUSED, _refusal_text(refusal)
+        except MemoryError:
+            raise  # says something about this machine, not about the operation
+        except Exception as error:
+            # The type's name only: messages may hold addresses or paths, which replicas do not share.
+            context.discard()
+            self.application_errors += 1
+            name = type(error).__name__.encode("utf-8", "backslashreplace")
+            return REFUSED, (b"application error: " + name)[:MAX_REFUSAL_BYTES]
+        context.commit()
+        return OK, result
+
+    # --- moving the installed state -----------------------------------------------------------
+
+    def install(self, height: Height) -> list[StateWrites]:
+        """Write-sets for the store, in order: everything up to `height` that was not handed out yet.
+        They stay readable here until `settle`."""
+        if height > self.height:
+            raise ContractBroken(f"height {height} is not executed yet")
+        writes = self._overlay.layers(self._handed_out, height)
+        self._handed_out = max(self._handed_out, height)
+        return writes
+
+    def settle(self, height: Height | None = None) -> None:
+        """The store has carried out what `install` handed out (up to `height` if given)."""
+        done = self._handed_out if height is None else min(height, self._handed_out)
+        if done > self._settled:
+            self._overlay.drop_installed(done)
+            self._settled = done
+
+    def rollback(self, header: Header) -> None:
+        """Forget what was executed above `header`, which must not lie below what was handed out."""
+        if not self._handed_out <= header.height <= self.height:
+            raise ContractBroken(f"cannot go back from {self.height} to {header.height}")
+        self._overlay.drop_above(header.height)
+        self._table.forget()
+        self._set_head(header)
+
+    def restore(self, header: Header) -> None:
+        """The reader now holds the state at `header` (a snapshot was put in place): start over from it."""
+        self._overlay.clear()
+        self._table.forget()
+        self._set_head(header)
+        self._handed_out = self._settled = header.height
+
+    # --- reading ------------------------------------------------------------------------------
+
+    def outcome(self, client: bytes, session: int, seq: int) -> tuple[Height, Receipt] | None:
+        """The kept answer to a request, as of the head."""
+        return self._table.outcome(client, session, seq)
+
+    def classify(self, request: Request, digest: bytes) -> int:
+        """What executing `request` next would come to: `client_table.EXECUTE` or a status of A9."""
+        return self._table.classify(request.client, request.session, request.seq, digest)
+
+    def is_decided(self, client: bytes, session: int, seq: int) -> bool:
+        """True if that request was executed or can never be: nothing to wait for any more."""
+        return self._table.is_decided(client, session, seq)
+
+    def get(self, key: bytes) -> bytes | None:
+        """Value of a state key (with its prefix) as of the head, tentative or not."""
+        return self._overlay.get(key)
+
+    def snapshot_chunks(self) -> list[bytes]:
+        """The whole state at the head, in chunks; the same on every correct node."""
+        return make_chunks(
+            pair for prefix in PREFIXES for pair in self._overlay.scan(prefix, bytes([prefix[0] + 1]))
+        )

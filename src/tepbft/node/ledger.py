@@ -1,0 +1,263 @@
+"""The node as its consensus room sees it: checks blocks, executes them, moves the state.
+
+Implements `core.host.Host`. Everything that must reach the disk or a client goes
+into the effects of the current step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tepbft.core.admission import OperatorSignature
+from tepbft.core.block import CONFIG, NORMAL, NULL, Block, Header, Request, decode_body, digest_of
+from tepbft.core.certificates import CheckpointCertificate
+from tepbft.core.configuration import (
+    Configuration,
+    Genesis,
+    check_replace,
+    decode_replace,
+)
+from tepbft.core.events import Effects, InstallState, Notice, ReplaceState, SaveSnapshot
+from tepbft.core.verification import Verifier
+from tepbft.crypto.port import RequestVerifier
+from tepbft.errors import ContractBroken, PeerFault
+from tepbft.execution.executor import Executor
+from tepbft.execution.port import Application
+from tepbft.mempool.pool import Mempool
+from tepbft.node.replies import Replies
+from tepbft.storage.port import ChainStore, HeaderRecord
+from tepbft.types import Height, Millis
+from tepbft.wire import ConfigLink, encode
+
+
+class Decoded:
+    """The requests of a block, decoded and checked once."""
+
+    __slots__ = ("digests", "requests")
+
+    def __init__(self, requests: list[Request], digests: list[bytes]) -> None:
+        self.requests = requests
+        self.digests = digests
+
+
+class Ledger:
+    """Blocks in, headers and replies out."""
+
+    def __init__(
+        self,
+        *,
+        genesis: Genesis,
+        store: ChainStore,
+        head: Header,
+        application: Application,
+        verifier: Verifier,
+        requests: RequestVerifier,
+        mempool: Mempool,
+        replies: Replies,
+        ahead_ms: Millis,
+    ) -> None:
+        self.chain_id = genesis.chain_id
+        self.parameters = genesis.parameters
+        self.configuration = genesis.configuration()
+        self.out = Effects()
+        self.now: Millis = 0
+        self.wall_ms: Millis = 0
+        self.executed_view = 0
+        """View to report with executed blocks; kept by the node."""
+        self.known_headers: dict[Height, Header] = {}
+        """Headers that the store already holds above the installed height (recovery)."""
+        self._store = store
+        self._admission = OperatorSignature(verifier)
+        self._requests = requests
+        self._mempool = mempool
+        self._replies = replies
+        self._ahead_ms = ahead_ms
+        self._decoded: dict[bytes, Decoded] = {}
+        self._snapshots: dict[Height, list[bytes]] = {}
+        self._installed = head
+        self._restoring: Header | None = None
+        self.executor = Executor(
+            chain_id=self.chain_id,
+            application=application,
+            reader=store,
+            header=head,
+            client_window=self.parameters.client_window,
+            snapshot_interval=self.parameters.snapshot_interval,
+        )
+
+    # --- checking -----------------------------------------------------------------------------
+
+    def check_block(self, block: Block, digest: bytes) -> None:
+        """P8: static checks only; whether a request still has an effect is an outcome (A-25)."""
+        if block.kind == NULL:
+            if block.body or block.count or block.ts:
+                raise PeerFault("malformed_block", "a NULL block with content")
+        elif block.kind == CONFIG:
+            self._check_config(block)
+        elif block.kind == NORMAL:
+            self._check_requests(block, digest)
+        else:
+            raise PeerFault("malformed_block", f"kind {block.kind}")
+
+    def _check_config(self, block: Block) -> None:
+        if block.count:
+            raise PeerFault("malformed_config", "a CONFIG block carries no requests")
+        change = decode_replace(block.body)
+        check_replace(self.configuration, change, block.height, self.parameters.min_config_gap)
+        if not self._admission.admits(self.chain_id, self.configuration, change):
+            raise PeerFault("not_admitted", f"the operator of node {change.node} did not sign for it")
+
+    def _check_requests(self, block: Block, digest: bytes) -> None:
+        if digest in self._decoded:
+            return
+        limits = self.parameters
+        if block.count > limits.block_requests or len(block.body) > limits.block_bytes:
+            raise PeerFault("block_too_large", f"{block.count} requests, {len(block.body)} bytes")
+        found = self._decode(block)
+        unverified = self._mempool.unverified(found.requests, found.digests)
+        if unverified:
+            bad = self._requests.verify(
+                [found.digests[i] for i in unverified], [found.requests[i] for i in unverified]
+            )
+            if bad:
+                raise PeerFault("bad_client_signature", f"request {unverified[bad[0]]} of the block")
+        self._decoded[digest] = found
+
+    def _decode(self, block: Block) -> Decoded:
+        requests = decode_body(block.body)
+        if len(requests) != block.count or not requests:
+            raise PeerFault("malformed_block", f"{len(requests)} requests, announced {block.count}")
+        return Decoded(requests, [digest_of(self.chain_id, request) for request in requests])
+
+    def proposed(self, digest: bytes, requests: list[Request], digests: list[bytes]) -> None:
+        """This node sealed the block itself: nothing to decode or verify again."""
+        self._decoded[digest] = Decoded(requests, digests)
+
+    def timely(self, block: Block) -> bool:
+        """A timestamp far ahead delays the vote, it never makes a block invalid (A3.1)."""
+        return block.ts <= self.wall_ms + self._ahead_ms
+
+    def accepted(self, block: Block, digest: bytes) -> None:
+        """Its requests are pending and in flight from now on (A3.3)."""
+        found = self._decoded.get(digest)
+        if found is None and block.kind == NORMAL:
+            try:
+                found = self._decoded[digest] = self._decode(block)
+            except PeerFault:
+                return
+        if found is not None and block.height > self.executor.height:
+            self._mempool.register_block(found.requests, found.digests, self.now)
+
+    def dropped(self, digest: bytes) -> None:
+        """See `Host.dropped`."""
+        self._decoded.pop(digest, None)
+
+    # --- executing ----------------------------------------------------------------------------
+
+    def execute(self, block: Block, digest: bytes, following: Configuration | None) -> Header:
+        """Execute the next block. Its certificate proves that a correct node checked its requests,
+        so a block that this node never voted on is decoded, not verified again (A-20)."""
+        found = self._decoded.pop(digest, None)
+        if found is None:
+            found = self._decode(block) if block.kind == NORMAL else Decoded([], [])
+        config = encode(following) if following is not None else None
+        done = self.executor.execute(block, digest, found.requests, found.digests, config)
+        header = done.header
+        known = self.known_headers.pop(header.height, None)
+        if known is None:
+            self.out.persist.append(HeaderRecord(header, encode(done.receipts)))
+        elif known != header:
+            raise ContractBroken(
+                f"block {header.height} executed to another result than before the restart: "
+                "the application is not deterministic, or it was changed"
+            )
+        if done.snapshot is not None:
+            self._snapshots[header.height] = done.snapshot
+        keys = [(request.client, request.session, request.seq) for request in found.requests]
+        self._mempool.executed_many(keys, self.now)
+        self.out.replies += self._replies.executed(done.replies)
+        fields = {"height": header.height, "requests": len(keys), "view": self.executed_view}
+        self.out.notices.append(Notice("executed", fields))
+        return header
+
+    def stable(self, header: Header, certificate: CheckpointCertificate) -> None:
+        """Install the state up to a stable height, keep its snapshot, release held replies."""
+        writes = self.executor.install(header.height)
+        self.out.store.append(InstallState(writes, header.height, header))
+        self._installed = header
+        for height in [height for height in self._snapshots if height <= header.height]:
+            chunks = self._snapshots.pop(height)
+            if height == header.height:
+                self.out.store.append(SaveSnapshot(height, chunks))
+        self.out.replies += self._replies.stable(header.height)
+
+    def rollback(self) -> Header:
+        """Back to the installed height."""
+        self.executor.rollback(self._installed)
+        self._snapshots.clear()
+        self._decoded.clear()
+        self.known_headers.clear()
+        return self._installed
+
+    def transferred(
+        self, header: Header, certificate: CheckpointCertificate, chunks: Sequence[bytes]
+    ) -> None:
+        """Put a verified snapshot in place of the state; reading from it starts with the next step."""
+        self.out.store.append(ReplaceState(header.height, header, certificate, chunks))
+        self._installed = self._restoring = header
+        self._snapshots.clear()
+        self._decoded.clear()
+        self.known_headers.clear()
+
+    def begin_step(self) -> None:
+        """The store has carried out what earlier steps asked for."""
+        if self._restoring is not None:
+            self.executor.restore(self._restoring)
+            self._restoring = None
+            decided = self.executor.is_decided
+            gone = [key for key in self._mempool.pending_keys() if decided(*key)]
+            self._mempool.executed_many(gone, self.now)
+        else:
+            self.executor.settle()
+
+    # --- views and configurations -------------------------------------------------------------
+
+    def view_entered(self, in_flight: Sequence[bytes]) -> None:
+        """Requests that the new view does not propose again are waiting again (A-28)."""
+        keys: list[tuple[bytes, int, int]] = []
+        for digest in in_flight:
+            found = self._decoded.get(digest)
+            if found is not None:
+                keys += [(request.client, request.session, request.seq) for request in found.requests]
+        self._mempool.reset_in_flight(keys)
+
+    def configured(self, cfg: Configuration) -> None:
+        """A new configuration began: all that was in flight is void."""
+        self.configuration = cfg
+        self._decoded.clear()
+        self._mempool.reset_in_flight(())
+
+    def oldest_pending_ms(self) -> Millis | None:
+        """See `Host.oldest_pending_ms`."""
+        return self._mempool.oldest_pending_ms()
+
+    def link_offer(self, since: int) -> tuple[ConfigLink, ...]:
+        """Links from configuration `since` to the current one, as far as the ledger has them."""
+        links: list[ConfigLink] = []
+        for cfg in self.history[since + 1 :]:
+            stored = self._store.block(cfg.floor)
+            found = self._store.stable_at_or_above(cfg.floor)
+            if stored is None or stored.header is None or found is None or found[0].height != cfg.floor:
+                return ()
+            block = stored.block
+            links.append(ConfigLink(block.cfg, block.height, block.ts, block.body, stored.header, found[0]))
+        return tuple(links)
+
+    @property
+    def history(self) -> list[Configuration]:
+        """All configurations so far, the genesis one first; kept by the node."""
+        return self._history
+
+    @history.setter
+    def history(self, found: list[Configuration]) -> None:
+        self._history = found

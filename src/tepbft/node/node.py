@@ -1,0 +1,338 @@
+"""The node, sans-IO: client requests, mempool, sealer, consensus, execution, replies, in one step.
+
+`step` is the only way in, `Effects` the only way out. Simulator and cluster run
+this same class; clock, network, disk and the trusted component are theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import assert_never
+
+import msgspec
+
+from tepbft.core.admission import config_block
+from tepbft.core.block import NORMAL, Block, Header, Receipt, Request, digest_of, encode_body, genesis_header
+from tepbft.core.configuration import Configuration, Genesis
+from tepbft.core.events import (
+    AdmissionRequested,
+    Busy,
+    ClientRequests,
+    ConnectionClosed,
+    Effects,
+    Event,
+    Notice,
+    PeerMessage,
+    Reply,
+    TcAnswered,
+    Tick,
+)
+from tepbft.core.options import NodeOptions
+from tepbft.core.verification import NodeSigner, Verifier
+from tepbft.crypto.port import RequestVerifier
+from tepbft.execution.client_table import EXECUTE
+from tepbft.execution.port import Application
+from tepbft.mempool.options import MempoolOptions
+from tepbft.mempool.pool import Mempool
+from tepbft.node.ledger import Ledger
+from tepbft.node.replies import Replies
+from tepbft.node.status import NodeStatus
+from tepbft.node.verdict import node_status
+from tepbft.protocols.tep.messages import Forward
+from tepbft.protocols.tep.replica import Replica
+from tepbft.protocols.tep.state import State
+from tepbft.seal.sealer import Sealer, Sealing
+from tepbft.storage.port import ChainStore, HeaderRecord, Recovered
+from tepbft.trusted.port import Identity
+from tepbft.types import ConnectionId, Height, Millis, NodeId
+from tepbft.wire import Welcome
+
+REFUSAL_CODES = {2: "conflict", 3: "stale", 4: "out_of_window"}
+"""Why a request is not admitted, by the status that executing it would come to (A9)."""
+
+
+class Node:
+    """One node of a chain. Construct, `start` once, then `step` for every event."""
+
+    def __init__(
+        self,
+        *,
+        me: NodeId,
+        genesis: Genesis,
+        store: ChainStore,
+        identity: Identity,
+        signer: NodeSigner,
+        verifier: Verifier,
+        requests: RequestVerifier,
+        application: Application,
+        settings: NodeOptions,
+    ) -> None:
+        self.me, self.genesis, self.options = me, genesis, settings
+        self.chain_id = genesis.chain_id
+        parameters = genesis.parameters
+        self._store, self._identity, self._requests = store, identity, requests
+        self._recovered = store.recover()
+        configurations = _configurations(genesis, store)
+        head = self._recovered.base_header or genesis_header(self.chain_id, genesis.base_height)
+        self.mempool = Mempool(
+            MempoolOptions(
+                client_quota=parameters.client_window,
+                capacity=settings.pool_requests,
+                budget_ms=settings.t_request_ms // 2,
+                max_request_bytes=max(1, parameters.block_bytes - 1024),
+            )
+        )
+        self._replies = Replies(parameters.reply_after == "stable")
+        self.ledger = Ledger(
+            genesis=genesis,
+            store=store,
+            head=head,
+            application=application,
+            verifier=verifier,
+            requests=requests,
+            mempool=self.mempool,
+            replies=self._replies,
+            ahead_ms=settings.timestamp_ahead_ms,
+        )
+        self.ledger.configuration = configurations[-1]
+        self.ledger.history = configurations
+        self.state = State(
+            me=me,
+            chain_id=self.chain_id,
+            cfg=configurations[-1],
+            parameters=parameters,
+            options=settings,
+            tc_id=identity.tc_id,
+            verifier=verifier,
+            signer=signer,
+            host=self.ledger,
+            store=store,
+            head=head,
+            floor_digest=_floor_digest(configurations[-1], self.chain_id, store),
+        )
+        for cfg in configurations:
+            self.state.history[cfg.number] = cfg
+        self.replica = Replica(self.state)
+        self._sealer = Sealer(
+            parameters.block_requests,
+            parameters.block_bytes,
+            parameters.window,
+            settings.in_flight_blocks,
+            settings.max_wait_ms,
+        )
+        self._proposed_above: Height = 0
+        self._wall_ms: Millis = 0
+        self._forwarded_ms: Millis = 0
+        self.counters: dict[str, int] = {}
+
+    # --- the one door -------------------------------------------------------------------------
+
+    def start(self, now_ms: int, wall_ms: int) -> Effects:
+        """Recover what the store holds; the first effects. Call once."""
+        out = self._begin(now_ms)
+        self._wall_ms = self.ledger.wall_ms = wall_ms
+        state = self.state
+        state.entered_ms = state.progress_ms = now_ms
+        state.status_ms = now_ms - state.options.t_status_ms
+        self.ledger.known_headers = _known_headers(self._recovered)
+        self.replica.recover(self._recovered, self._identity)
+        self.ledger.known_headers.clear()
+        self._recovered = Recovered(0, (), None)
+        return self._end(out)
+
+    def step(self, event: Event, now_ms: int) -> Effects:
+        """One event in, everything that follows from it out. Never raises for what others did."""
+        out = self._begin(now_ms)
+        match event:
+            case PeerMessage():
+                if isinstance(event.message, Forward):
+                    self._admit(None, event.message.requests)
+                else:
+                    self.replica.on_message(event.sender, event.message)
+            case ClientRequests():
+                self._admit(event.connection, event.requests)
+            case TcAnswered():
+                self.replica.on_answer(event.request, event.answer)
+            case Tick():
+                self._wall_ms = self.ledger.wall_ms = event.wall_ms
+                self.replica.on_tick()
+                self._forward()
+            case ConnectionClosed():
+                self._replies.closed(event.connection)
+            case AdmissionRequested():
+                self.replica.on_admission(event.change)
+            case _:
+                assert_never(event)
+        self._seal()
+        return self._end(out)
+
+    def _begin(self, now_ms: int) -> Effects:
+        out = Effects()
+        self.state.out = self.ledger.out = out
+        self.state.now = self.ledger.now = now_ms
+        self.state.paused = False
+        self.ledger.begin_step()
+        return out
+
+    def _end(self, out: Effects) -> Effects:
+        self.ledger.executed_view = self.state.view
+        if len(self.state.history) != len(self.ledger.history):
+            self.ledger.history = [self.state.history[number] for number in sorted(self.state.history)]
+        for notice in out.notices:
+            self.counters[notice.name] = self.counters.get(notice.name, 0) + 1
+        return out
+
+    # --- client requests ----------------------------------------------------------------------
+
+    def _admit(self, connection: ConnectionId | None, requests: Sequence[Request]) -> None:
+        """Authenticate, answer what is decided, take up the rest. Nothing here is replicated state."""
+        refused: list[tuple[bytes, int, int, str]] = []
+        fresh, digests = self._sort_out(connection, requests, refused)
+        if fresh:
+            unverified = self.mempool.unverified(fresh, digests)
+            bad = self._requests.verify([digests[i] for i in unverified], [fresh[i] for i in unverified])
+            for index in reversed([unverified[i] for i in bad]):
+                request = fresh.pop(index)
+                del digests[index]
+                known = self._requests.known(request.client)
+                code = "bad_signature" if known else "unknown_client"
+                refused.append((request.client, request.session, request.seq, code))
+        if fresh:
+            if connection is not None:
+                self._replies.heard(connection, fresh)
+            for index, code in self.mempool.admit_many(fresh, digests, self.state.now):
+                request = fresh[index]
+                refused.append((request.client, request.session, request.seq, code))
+        for *_, code in refused:
+            self._notice_fault(code)
+        if refused and connection is not None:
+            self.state.out.busy.append(Busy(connection, refused))
+
+    def _sort_out(
+        self,
+        connection: ConnectionId | None,
+        requests: Sequence[Request],
+        refused: list[tuple[bytes, int, int, str]],
+    ) -> tuple[list[Request], list[bytes]]:
+        """The requests that may still be executed, with their digests; the others are answered."""
+        fresh: list[Request] = []
+        digests: list[bytes] = []
+        classify = self.ledger.executor.classify
+        for request in requests:
+            if not self._requests.known(request.client):
+                refused.append((request.client, request.session, request.seq, "unknown_client"))
+                continue
+            digest = digest_of(self.chain_id, request)
+            status = classify(request, digest)
+            if status == EXECUTE:
+                fresh.append(request)
+                digests.append(digest)
+            elif status in REFUSAL_CODES:
+                refused.append((request.client, request.session, request.seq, REFUSAL_CODES[status]))
+            else:
+                self._answer_again(connection, request, digest, refused)
+        return fresh, digests
+
+    def _answer_again(
+        self,
+        connection: ConnectionId | None,
+        request: Request,
+        digest: bytes,
+        refused: list[tuple[bytes, int, int, str]],
+    ) -> None:
+        """A request that was executed: the kept reply, and certificates for peers that lag (A3.5)."""
+        found = self.ledger.executor.outcome(request.client, request.session, request.seq)
+        if found is None:
+            refused.append((request.client, request.session, request.seq, "stale"))
+            return
+        height, receipt = found
+        if connection is not None and receipt.request_digest == digest:
+            self.state.out.replies.append(Reply(connection, height, [receipt]))
+        self.replica.push(height)
+
+    def _notice_fault(self, code: str) -> None:
+        self.state.out.notices.append(Notice("client_fault", {"code": code}))
+
+    def _forward(self) -> None:
+        """Requests that wait at a backup go to the primary, and once to everybody (A-44)."""
+        state = self.state
+        after = state.options.t_request_ms // 2
+        due = self.mempool.due_for_forwarding(state.now, after)
+        if due and state.primary != self.me:
+            state.broadcast(Forward(tuple(due)))
+
+    # --- sealing ------------------------------------------------------------------------------
+
+    def _seal(self) -> None:
+        """As the primary: cut blocks while the sealer says so; a configuration change goes first."""
+        state, replica = self.state, self.replica
+        while replica.may_propose():
+            change = replica.config_due()
+            if change is not None:
+                block = config_block(state.cfg.number, state.next_height, self._wall_ms, change)
+                replica.propose(block, block.digest(self.chain_id))
+                continue
+            moment = Sealing(
+                state.now,
+                self.mempool.waiting,
+                self.mempool.waiting_bytes,
+                self.mempool.oldest_waiting_ms(),
+                max(0, state.next_height - 1 - state.executed),
+                state.next_height,
+                state.stable_height,
+            )
+            if not self._sealer.should_seal(moment):
+                return
+            parameters = self.genesis.parameters
+            batch = self.mempool.take(parameters.block_requests, parameters.block_bytes)
+            if not batch.requests:
+                return
+            body = encode_body(batch.requests)
+            block = Block(
+                state.cfg.number, state.next_height, NORMAL, self._wall_ms, len(batch.requests), body
+            )
+            digest = block.digest(self.chain_id)
+            self.ledger.proposed(digest, batch.requests, batch.digests)
+            replica.propose(block, digest)
+
+    # --- asking -------------------------------------------------------------------------------
+
+    @property
+    def configuration(self) -> Configuration:
+        """The current member table."""
+        return self.state.cfg
+
+    def welcome(self) -> Welcome:
+        """First message to a client."""
+        return Welcome(self.chain_id, self.me, self.state.view, self.state.primary)
+
+    def find_outcome(self, client: bytes, session: int, seq: int) -> tuple[Height, Receipt] | None:
+        """The kept reply to a request, if there is one."""
+        return self.ledger.executor.outcome(client, session, seq)
+
+    def status(self, now_ms: int) -> NodeStatus:
+        """Where this node stands, with a verdict."""
+        return node_status(self, now_ms)
+
+
+def _configurations(genesis: Genesis, store: ChainStore) -> list[Configuration]:
+    found = [genesis.configuration()]
+    for data in store.configurations():
+        found.append(msgspec.msgpack.decode(data, type=Configuration))
+    return found
+
+
+def _floor_digest(cfg: Configuration, chain_id: bytes, store: ChainStore) -> bytes:
+    """cp_hash at the configuration's floor: the genesis header's, or the certified barrier's."""
+    found = store.stable_at_or_above(cfg.floor)
+    if found is not None and found[0].height == cfg.floor:
+        return found[0].digest
+    return genesis_header(chain_id, cfg.floor).digest()
+
+
+def _known_headers(recovered: Recovered) -> dict[Height, Header]:
+    return {
+        record.header.height: record.header
+        for record in recovered.records
+        if isinstance(record, HeaderRecord)
+    }

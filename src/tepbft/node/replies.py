@@ -1,0 +1,78 @@
+"""REPLY: outcomes go to the connections that asked, grouped per connection and block.
+
+Which connection asked is this node's own affair: it is forgotten with the
+connection, and bounded. A client that changed its connection repeats its request
+and is answered from the client table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tepbft.core.block import Receipt, Request
+from tepbft.core.events import Reply
+from tepbft.types import ConnectionId, Height
+
+CONNECTIONS_PER_CLIENT = 8
+"""A client may be heard on so many connections at once; the least recent makes room."""
+
+
+class Replies:
+    """Who waits where, and what may be sent when."""
+
+    def __init__(self, after_stable: bool) -> None:
+        self._after_stable = after_stable
+        self._routes: dict[bytes, dict[ConnectionId, None]] = {}
+        self._clients: dict[ConnectionId, dict[bytes, None]] = {}
+        self._held: list[Reply] = []
+
+    def heard(self, connection: ConnectionId, requests: Sequence[Request]) -> None:
+        """These requests (already authenticated) came by this connection."""
+        seen = self._clients.setdefault(connection, {})
+        for request in requests:
+            if request.client in seen:
+                continue
+            seen[request.client] = None
+            routes = self._routes.setdefault(request.client, {})
+            routes[connection] = None
+            if len(routes) > CONNECTIONS_PER_CLIENT:
+                oldest = next(iter(routes))
+                self._forget(oldest, request.client)
+
+    def _forget(self, connection: ConnectionId, client: bytes) -> None:
+        routes = self._routes.get(client)
+        if routes is not None:
+            routes.pop(connection, None)
+            if not routes:
+                del self._routes[client]
+        seen = self._clients.get(connection)
+        if seen is not None:
+            seen.pop(client, None)
+
+    def closed(self, connection: ConnectionId) -> None:
+        """A connection is gone."""
+        for client in list(self._clients.get(connection, ())):
+            self._forget(connection, client)
+        self._clients.pop(connection, None)
+        self._held = [reply for reply in self._held if reply.connection != connection]
+
+    def executed(self, outcomes: Sequence[tuple[Height, Receipt]]) -> list[Reply]:
+        """Replies for the outcomes of one block; held back if they have to wait for stability."""
+        grouped: dict[tuple[ConnectionId, Height], list[Receipt]] = {}
+        routes = self._routes
+        for height, receipt in outcomes:
+            for connection in routes.get(receipt.client, ()):
+                grouped.setdefault((connection, height), []).append(receipt)
+        replies = [Reply(connection, height, found) for (connection, height), found in grouped.items()]
+        if not self._after_stable:
+            return replies
+        self._held += replies
+        return []
+
+    def stable(self, height: Height) -> list[Reply]:
+        """Replies that waited for stability up to `height`."""
+        if not self._held:
+            return []
+        due = [reply for reply in self._held if reply.height <= height]
+        self._held = [reply for reply in self._held if reply.height > height]
+        return due

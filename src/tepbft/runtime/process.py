@@ -1,0 +1,439 @@
+"""A node as a process: everything is made here, top to bottom, and taken down in reverse.
+
+`python -m tepbft.runtime.process FOLDER` runs the node of a folder in the foreground.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import itertools
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from tepbft.core.configuration import Configuration, Genesis, Member, decode_genesis
+from tepbft.core.options import NodeOptions
+from tepbft.crypto.node_key import NodeKey
+from tepbft.crypto.schemes import scheme_named
+from tepbft.errors import TepbftError, TrustedRefusal
+from tepbft.execution.loader import load_application
+from tepbft.node.node import Node
+from tepbft.protocols.tep.messages import codec
+from tepbft.rpc.app import create_app
+from tepbft.rpc.server import HttpServer
+from tepbft.runtime.bridge import Bridge
+from tepbft.runtime.clients import ClientPort
+from tepbft.runtime.inbox import Inbox
+from tepbft.runtime.launcher import Launcher
+from tepbft.runtime.layout import NodeLayout, read_secret, read_seed
+from tepbft.runtime.logs import configure_logs
+from tepbft.runtime.metrics import Metrics
+from tepbft.runtime.peers import PeerNetwork
+from tepbft.runtime.readmission import Readmission
+from tepbft.runtime.settings import NodeSettings, load_settings
+from tepbft.runtime.shell import Core, Device, Shell
+from tepbft.runtime.tls import TlsContexts, certificate_digest, make_contexts
+from tepbft.runtime.traffic import Traffic
+from tepbft.runtime.transport import bind
+from tepbft.runtime.view import NodeView, answer_want_proof
+from tepbft.storage.port import ChainStore
+from tepbft.storage.records import decode_configuration
+from tepbft.storage.rocks import RocksStore
+from tepbft.trusted.client import DeviceClient
+from tepbft.trusted.confine import confine_replica
+from tepbft.trusted.port import Identity
+from tepbft.trusted.verify import UiVerifier
+from tepbft.types import ConnectionId
+
+MAX_GENESIS_BYTES = 64 << 20
+log = structlog.get_logger("tepbft.process")
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What only this node has."""
+
+    node_key: NodeKey
+    operator_seed: bytes | None
+    mac_keys: Mapping[bytes, bytes] | None
+    contexts: TlsContexts
+
+
+@dataclass(frozen=True)
+class Sockets:
+    """Bound before anything is started, so that a port in use costs nothing."""
+
+    peer: socket.socket
+    client: socket.socket
+    http: socket.socket
+
+    def close(self) -> None:
+        """Close all three."""
+        for sock in (self.peer, self.client, self.http):
+            sock.close()
+
+
+# --- what is on disk --------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def hold_folder(layout: NodeLayout) -> Iterator[None]:
+    """Keep other processes off this node's folder, and say who is here (`node.pid`)."""
+    try:
+        descriptor = os.open(layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise TepbftError(
+            str(layout.lock), f"it cannot be created ({error.strerror})", "Check the folder's permissions."
+        ) from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise TepbftError(
+                str(layout.folder), "a node runs on this folder already", "Stop it first: tepbft down."
+            ) from None
+        layout.pid.write_text(f"{os.getpid()}\n", encoding="ascii")
+        try:
+            yield
+        finally:
+            layout.pid.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+
+
+def load_genesis(path: Path) -> Genesis:
+    """The genesis in a file, its parameters checked; TepbftError if it is of no use."""
+    try:
+        if path.stat().st_size > MAX_GENESIS_BYTES:
+            raise TepbftError(str(path), "it is too large for a genesis", "Restore it from another node.")
+        genesis = decode_genesis(path.read_bytes())
+    except OSError as error:
+        raise TepbftError(
+            str(path), f"it cannot be read ({error.strerror})", "Restore it from another node."
+        ) from None
+    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        raise TepbftError(
+            str(path), f"it is not a genesis ({error})", "Restore it from another node."
+        ) from None
+    wrong = genesis.parameters.check()
+    if [member.node for member in genesis.members] != list(range(len(genesis.members))):
+        wrong.append("members must be numbered from 0 in order")
+    if genesis.protocol != "tep":
+        wrong.append(f"the protocol {genesis.protocol!r} is not known")
+    if wrong:
+        raise TepbftError(str(path), "; ".join(wrong), "Make the cluster anew, or use the matching version.")
+    return genesis
+
+
+def own_entry(layout: NodeLayout, settings: NodeSettings, genesis: Genesis) -> Member:
+    """This node's entry of the member table; TepbftError if settings and genesis do not fit."""
+    if settings.node >= len(genesis.members):
+        raise TepbftError(
+            f"{layout.settings}, setting `node`",
+            f"the genesis has members 0 to {len(genesis.members) - 1}",
+            "Restore node.toml.",
+        )
+    if settings.in_flight_blocks > genesis.parameters.window:
+        raise TepbftError(
+            f"{layout.settings}, setting `in_flight_blocks`",
+            f"it is above the window of the genesis, {genesis.parameters.window}",
+            "Lower it.",
+        )
+    return genesis.members[settings.node]
+
+
+def load_credentials(layout: NodeLayout, settings: NodeSettings, genesis: Genesis) -> Credentials:
+    """Keys and certificates, compared with the member table; TepbftError for any that do not belong."""
+    member = own_entry(layout, settings, genesis)
+    node_key = NodeKey.from_seed(read_seed(layout.node_key))
+    if node_key.public != member.node_key:
+        raise TepbftError(
+            str(layout.node_key), "it is not the key that the genesis names", "Restore the node's folder."
+        )
+    try:
+        found = certificate_digest(layout.tls_certificate.read_text(encoding="ascii"))
+    except (OSError, ValueError) as error:
+        raise TepbftError(
+            str(layout.tls_certificate), f"it is no certificate ({error})", "Restore the node's folder."
+        ) from None
+    if found != member.certificate:
+        raise TepbftError(
+            str(layout.tls_certificate),
+            "it is not the certificate that the genesis names",
+            "Restore the node's folder.",
+        )
+    read_secret(layout.tls_key)  # its permissions
+    contexts = make_contexts(layout.tls_certificate, layout.tls_key, layout.certificates)
+    operator_seed = None
+    if settings.auto_readmit and layout.operator_key.exists():
+        operator_seed = read_seed(layout.operator_key)
+    mac_keys = _load_mac_keys(layout.macs) if genesis.scheme == "mac" else None
+    return Credentials(node_key, operator_seed, mac_keys, contexts)
+
+
+def _load_mac_keys(path: Path) -> dict[bytes, bytes]:
+    try:
+        return {bytes.fromhex(c): bytes.fromhex(k) for c, k in json.loads(read_secret(path)).items()}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise TepbftError(str(path), f"it does not hold MAC keys ({error})", "Restore it.") from None
+
+
+def bind_sockets(member: Member, settings: NodeSettings) -> Sockets:
+    """All three ports; TepbftError naming the one that cannot be had."""
+    host = settings.bind_host or member.host
+    opened: list[socket.socket] = []
+    try:
+        for purpose, address, port in (
+            ("peer", host, member.peer_port),
+            ("client", host, member.client_port),
+            ("HTTP", settings.http_host, member.http_port),
+        ):
+            opened.append(bind(address, port, purpose))
+    except TepbftError:
+        for sock in opened:
+            sock.close()
+        raise
+    return Sockets(*opened)
+
+
+# --- the trusted component --------------------------------------------------------------------
+
+
+def current_configuration(genesis: Genesis, store: ChainStore) -> Configuration:
+    """The newest configuration in this node's ledger."""
+    stored = store.configurations()
+    return decode_configuration(stored[-1]) if stored else genesis.configuration()
+
+
+def check_component(
+    layout: NodeLayout, genesis: Genesis, node: int, device: DeviceClient, cfg: Configuration
+) -> Identity:
+    """Bind a fresh component to this chain and node; TepbftError if it is bound to another."""
+    thing = f"trusted component in {layout.trusted}"
+    identity = device.identity()
+    if identity.halted:
+        raise TepbftError(thing, "it has sealed itself and ends", "Start the node again in a moment.")
+    if identity.chain_id and (identity.chain_id, identity.node) != (genesis.chain_id, node):
+        raise TepbftError(
+            thing,
+            f"it belongs to node {identity.node} of chain {identity.chain_id.hex()[:16]}…",
+            "Use the trusted folder that belongs to this node.",
+        )
+    try:
+        device.provision(
+            genesis.chain_id, node, cfg.number, cfg.digest(), cfg.floor, genesis.parameters.window
+        )
+    except TrustedRefusal as refusal:
+        raise TepbftError(
+            thing, f"it refuses this node ({refusal})", "Use the trusted folder that belongs to this node."
+        ) from None
+    return device.identity()
+
+
+# --- wiring -----------------------------------------------------------------------------------
+
+
+def node_options(settings: NodeSettings) -> NodeOptions:
+    """The settings that the node core takes."""
+    return NodeOptions(
+        t_request_ms=settings.t_request_ms,
+        t_view_change_ms=settings.t_view_change_ms,
+        t_max_ms=settings.t_max_ms,
+        t_status_ms=settings.t_status_ms,
+        t_retransmit_ms=settings.t_retransmit_ms,
+        in_flight_blocks=settings.in_flight_blocks,
+        max_wait_ms=settings.max_wait_ms,
+        pool_requests=settings.pool_requests,
+    )
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a node is made of, once everything on disk has been checked."""
+
+    layout: NodeLayout
+    settings: NodeSettings
+    genesis: Genesis
+    credentials: Credentials
+    store: ChainStore
+    launcher: Launcher
+
+    def core(self, store: ChainStore, device: Device, identity: Identity) -> Core:
+        """A node core on a store and a trusted component."""
+        genesis, settings = self.genesis, self.settings
+        verifier = scheme_named(genesis.scheme).verifier(
+            genesis.clients, node=settings.node, mac_keys=self.credentials.mac_keys
+        )
+        node = Node(
+            me=settings.node,
+            genesis=genesis,
+            store=store,
+            identity=identity,
+            signer=self.credentials.node_key,
+            verifier=UiVerifier(genesis.chain_id),
+            requests=verifier,
+            application=load_application(genesis.app),
+            settings=node_options(settings),
+        )
+        return Core(node, store, device, identity)
+
+    def open_device(self) -> tuple[Device, Identity]:
+        """The trusted component, started if need be and bound to this chain."""
+        device = self.launcher.open_device()
+        cfg = current_configuration(self.genesis, self.store)
+        return device, check_component(self.layout, self.genesis, self.settings.node, device, cfg)
+
+
+async def serve(parts: Parts, core: Core, sockets: Sockets) -> int:
+    """Run until a signal; the exit code."""
+    genesis, settings = parts.genesis, parts.settings
+    numbers = itertools.count(1)
+
+    def next_number() -> ConnectionId:
+        return ConnectionId(next(numbers))
+
+    inbox = Inbox(settings.inbox_bytes)
+    traffic = Traffic()
+    metrics = Metrics()
+    bridge = Bridge(inbox, next_number, settings.http_waiters)
+    network = PeerNetwork(
+        me=settings.node,
+        chain_id=genesis.chain_id,
+        members=genesis.members,
+        contexts=parts.credentials.contexts,
+        codec=codec,
+        sock=sockets.peer,
+        inbox=inbox,
+        traffic=traffic,
+        queue_bytes=settings.peer_queue_bytes,
+        handshake_timeout_ms=settings.handshake_timeout_ms,
+    )
+    clients = ClientPort(
+        chain_id=genesis.chain_id,
+        context=parts.credentials.contexts.client_server,
+        sock=sockets.client,
+        inbox=inbox,
+        traffic=traffic,
+        settings=settings,
+        next_number=next_number,
+    )
+    seed = parts.credentials.operator_seed
+    shell = Shell(
+        core,
+        inbox=inbox,
+        network=network,
+        clients=clients,
+        bridge=bridge,
+        metrics=metrics,
+        reopen_device=parts.open_device,
+        rebuild=parts.core,
+        prove=lambda now, want: answer_want_proof(now, genesis, want),
+        readmission=Readmission(genesis.chain_id, settings.node, seed) if seed is not None else None,
+        tick_ms=settings.tick_ms,
+    )
+    metrics.watch(
+        shell.status,
+        traffic,
+        network.states,
+        inbox,
+        lambda: (len(clients.connections), clients.listener.rejected),
+    )
+    view = NodeView(genesis, shell, bridge, metrics, timeout_ms=settings.http_timeout_ms)
+    http = HttpServer(create_app(view), sockets.http, limit=2 * settings.http_waiters + 64)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, shell.stop)
+    network.start()
+    clients.start()
+    http.start()
+    log.info("node_started", node=settings.node, chain_id=genesis.chain_id.hex(), pid=os.getpid())
+    try:
+        return await shell.run()
+    finally:
+        await http.close()
+        await clients.close()
+        await network.close()
+        log.info("node_stopped", node=settings.node)
+
+
+def run_node(folder: Path) -> int:
+    """Run the node of `folder` until SIGTERM or SIGINT; its exit code. TepbftError if it cannot start."""
+    folder = folder.absolute()
+    settings = load_settings(folder / "node.toml")
+    layout = NodeLayout.of(folder, settings)
+    configure_logs(settings, layout.log)
+    genesis = load_genesis(layout.genesis)
+    member = own_entry(layout, settings, genesis)
+    launcher = Launcher(layout.trusted)  # a fork: before locks, sockets, threads
+    try:
+        with hold_folder(layout):
+            credentials = load_credentials(layout, settings, genesis)
+            with contextlib.closing(bind_sockets(member, settings)) as sockets:
+                return _run(layout, settings, genesis, credentials, launcher, sockets)
+    finally:
+        launcher.close()
+
+
+def _run(
+    layout: NodeLayout,
+    settings: NodeSettings,
+    genesis: Genesis,
+    credentials: Credentials,
+    launcher: Launcher,
+    sockets: Sockets,
+) -> int:
+    launcher.open_device().close()  # it must run before this process gives up its folder
+    layout.store.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if settings.confine:
+        log.info("confinement", state=confine_replica(layout.trusted))
+    with contextlib.closing(RocksStore(layout.store, genesis.chain_id, sync=settings.durable)) as store:
+        for warning in store.warnings:
+            log.warning("store_repaired", what=warning)
+        parts = Parts(layout, settings, genesis, credentials, store, launcher)
+        device, identity = parts.open_device()
+        if identity.tc_id != current_configuration(genesis, store).members[settings.node].tc_id:
+            remedy = "it asks for readmission" if credentials.operator_seed else "an operator must readmit it"
+            log.warning("trusted_component_not_a_member", tc_id=identity.tc_id, what_next=remedy)
+        try:
+            core = parts.core(store, device, identity)
+        except BaseException:
+            device.close()
+            raise
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(serve(parts, core, sockets))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where there is one."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line: one argument, the node's folder."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if len(given) != 1:
+        print("usage: python -m tepbft.runtime.process FOLDER", file=sys.stderr)
+        return 2
+    try:
+        return run_node(Path(given[0]))
+    except TepbftError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

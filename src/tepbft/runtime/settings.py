@@ -1,0 +1,222 @@
+"""What one node is told by its own `node.toml`: local knobs, never what all nodes must agree on.
+
+What the cluster agrees on stands in the genesis (`core.configuration.Parameters`).
+Every setting has a default but `node`; an unknown or contradictory one is refused
+by name. The comments of a written file come from the same declarations.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import textwrap
+import tomllib
+import typing
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+import tomli_w
+from msgspec import Meta, Struct
+
+from tepbft.errors import TepbftError
+from tepbft.types import MAX_BLOCK_REQUESTS, MAX_FRAME_BYTES, MAX_NODES, MAX_WINDOW
+
+_Path = Annotated[str, Meta(min_length=1, max_length=1024)]
+_Timer = Annotated[int, Meta(ge=10, le=3_600_000)]
+
+
+class NodeSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The settings of one node; `load_settings` reads them, `dump_settings` writes them."""
+
+    node: Annotated[
+        int, Meta(ge=0, le=MAX_NODES - 1, description="Which member of the genesis this node is.")
+    ]
+    bind_host: Annotated[
+        str,
+        Meta(
+            max_length=255,
+            description="Address to listen on for peers and clients; empty: this node's host in the genesis.",
+        ),
+    ] = ""
+    http_host: Annotated[
+        str,
+        Meta(
+            max_length=255,
+            description="Address of the HTTP port. It is plain HTTP: keep it on loopback or behind a proxy.",
+        ),
+    ] = "127.0.0.1"
+
+    trusted_folder: Annotated[
+        _Path, Meta(description="The trusted component's folder; relative to the node's folder, or absolute.")
+    ] = "trusted"
+    store_folder: Annotated[_Path, Meta(description="Journal, state and snapshots.")] = "store"
+    log_file: Annotated[str, Meta(max_length=1024, description='Log file; "-" for standard error.')] = "-"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="debug, info, warning or error.")
+    ] = "info"
+    log_format: Annotated[Literal["json", "console"], Meta(description="json or console.")] = "json"
+
+    durable: Annotated[
+        bool,
+        Meta(
+            description="Force every record to the disk before anything that depends on it leaves. "
+            "Off is for experiments only: a power failure may then break promises."
+        ),
+    ] = True
+    confine: Annotated[
+        bool, Meta(description="Give up the right to touch the trusted component's folder and memory.")
+    ] = True
+    auto_readmit: Annotated[
+        bool,
+        Meta(
+            description="Re-admit a trusted component that lost its state, with operator.key if it is here."
+        ),
+    ] = True
+
+    tick_ms: Annotated[
+        int, Meta(ge=1, le=1000, description="Time between two looks at the timers, milliseconds.")
+    ] = 10
+    t_request_ms: Annotated[
+        _Timer, Meta(description="A request must be executed within this time, or the view changes.")
+    ] = 1000
+    t_view_change_ms: Annotated[
+        _Timer, Meta(description="A view change must end within this time, or the next one begins.")
+    ] = 1000
+    t_max_ms: Annotated[_Timer, Meta(description="Upper end of both, which double when they expire.")] = (
+        60_000
+    )
+    t_status_ms: Annotated[_Timer, Meta(description="Time between two STATUS messages.")] = 200
+    t_retransmit_ms: Annotated[_Timer, Meta(description="Time between retransmissions.")] = 500
+
+    in_flight_blocks: Annotated[
+        int,
+        Meta(ge=1, le=MAX_WINDOW, description="Blocks a primary keeps in flight; at most the window."),
+    ] = 4
+    max_wait_ms: Annotated[
+        int, Meta(ge=0, le=60_000, description="Time a primary may wait to fill a block, milliseconds.")
+    ] = 5
+    pool_requests: Annotated[
+        int,
+        Meta(ge=MAX_BLOCK_REQUESTS, le=1 << 22, description="Requests in the pool; above it: BUSY."),
+    ] = 65_536
+
+    peer_queue_bytes: Annotated[
+        int,
+        Meta(
+            ge=MAX_FRAME_BYTES + 4,
+            le=1 << 32,
+            description="Bytes queued for one peer; the oldest go first and are counted.",
+        ),
+    ] = 64 << 20
+    inbox_bytes: Annotated[
+        int,
+        Meta(
+            ge=1 << 16,
+            le=1 << 32,
+            description="Bytes of one connection not worked off yet; above it, reading stops.",
+        ),
+    ] = 8 << 20
+    client_queue_bytes: Annotated[
+        int,
+        Meta(
+            ge=1 << 16,
+            le=1 << 32,
+            description="Bytes queued for one client; above it its requests wait, at twice it is cut off.",
+        ),
+    ] = 4 << 20
+    max_clients: Annotated[
+        int, Meta(ge=1, le=65_536, description="Client connections at a time; one more is closed.")
+    ] = 1024
+    handshake_timeout_ms: Annotated[_Timer, Meta(description="A connection must be set up in this time.")] = (
+        5000
+    )
+    client_idle_ms: Annotated[
+        int,
+        Meta(ge=0, le=86_400_000, description="Close a client connection silent for this long; 0: never."),
+    ] = 600_000
+    http_waiters: Annotated[
+        int, Meta(ge=1, le=65_536, description="HTTP requests that wait for an outcome at a time.")
+    ] = 1024
+    http_timeout_ms: Annotated[_Timer, Meta(description="How long an HTTP request waits by default.")] = (
+        10_000
+    )
+
+
+def _field_meta() -> dict[str, Meta]:
+    """The description of every setting, from its declaration."""
+    found = {}
+    for name, hint in typing.get_type_hints(NodeSettings, include_extras=True).items():
+        metas = [meta for meta in getattr(hint, "__metadata__", ()) if isinstance(meta, Meta)]
+        found[name] = next(meta for meta in metas if meta.description)
+    return found
+
+
+_META = _field_meta()
+SETTING_NAMES: tuple[str, ...] = tuple(_META)
+"""Names of all settings, in the order of the file."""
+
+
+def contradictions(settings: NodeSettings) -> list[tuple[str, str]]:
+    """(setting, what is wrong) for values that are each in range but not together."""
+    wrong = []
+    for name in ("t_request_ms", "t_view_change_ms"):
+        if getattr(settings, name) > settings.t_max_ms:
+            wrong.append((name, f"it is above t_max_ms = {settings.t_max_ms}"))
+    for name in ("t_status_ms", "t_retransmit_ms", "t_request_ms", "t_view_change_ms"):
+        if getattr(settings, name) < settings.tick_ms:
+            wrong.append((name, f"it is below tick_ms = {settings.tick_ms}"))
+    if settings.t_status_ms >= settings.t_request_ms:
+        wrong.append(("t_status_ms", f"it is not below t_request_ms = {settings.t_request_ms}"))
+    if settings.max_wait_ms * 2 > settings.t_request_ms:
+        wrong.append(("max_wait_ms", f"it is more than half of t_request_ms = {settings.t_request_ms}"))
+    return wrong
+
+
+def parse_settings(text: str, source: str) -> NodeSettings:
+    """Settings from TOML text; TepbftError naming the setting, with `source` as the file's name."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise TepbftError(source, f"it is not valid TOML ({error})", "Correct the file.") from None
+    for name in table:
+        if name not in _META:
+            near = difflib.get_close_matches(name, SETTING_NAMES, 1)
+            hint = f"Did you mean `{near[0]}`?" if near else f"Settings are: {', '.join(SETTING_NAMES)}."
+            raise TepbftError(f"{source}, setting `{name}`", "there is no such setting", hint)
+    try:
+        settings = msgspec.convert(table, NodeSettings, strict=True)
+    except msgspec.ValidationError as error:
+        named = re.search(r"\$\.(\w+)|field `(\w+)`", str(error))
+        name = (named.group(1) or named.group(2)) if named else "?"
+        reason = str(error).split(" - at ")[0]
+        meta = _META.get(name)
+        raise TepbftError(
+            f"{source}, setting `{name}`", reason, meta.description or "" if meta else "Correct the file."
+        ) from None
+    for name, wrong in contradictions(settings):
+        raise TepbftError(f"{source}, setting `{name}`", wrong, "Change one of the two.")
+    return settings
+
+
+def load_settings(path: Path) -> NodeSettings:
+    """Settings from `node.toml`; TepbftError if it is missing, unreadable or wrong."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise TepbftError(
+            str(path), "there is no such file", "Is this a node's folder, made by `tepbft init`?"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise TepbftError(str(path), f"it cannot be read ({error})", "Check the file.") from None
+    return parse_settings(text, str(path))
+
+
+def dump_settings(settings: NodeSettings) -> str:
+    """The settings as a commented TOML file that `parse_settings` reads back."""
+    lines = ["# Settings of this node alone. What all nodes agree on stands in genesis.json.", ""]
+    for name in SETTING_NAMES:
+        lines += textwrap.wrap(_META[name].description or "", 96, initial_indent="# ", subsequent_indent="# ")
+        lines.append(tomli_w.dumps({name: getattr(settings, name)}).rstrip("\n"))
+        lines.append("")
+    return "\n".join(lines)

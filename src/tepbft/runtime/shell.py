@@ -1,0 +1,383 @@
+"""The loop that owns a node: what arrives goes in, what the node wants is done, in the order it states.
+
+Per batch: every event is a `step`; the effects of several steps are carried out together,
+so that one append (one fsync) serves them all. They are carried out at once where a step
+changes the store, which the next step may read. What could not be stored for want of space
+is kept and tried again, and nothing that depends on it happens before that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, assert_never
+
+import msgspec
+import structlog
+
+from tepbft.core.block import Receipt
+from tepbft.core.configuration import Configuration
+from tepbft.core.events import (
+    ClientRequests,
+    Effects,
+    Event,
+    InstallState,
+    Notice,
+    PeerMessage,
+    ReplaceState,
+    SaveSnapshot,
+    StorageEffect,
+    TcAnswered,
+    Tick,
+)
+from tepbft.errors import ContractBroken, PeerFault, TepbftError, TrustedRefusal
+from tepbft.node.status import NodeStatus
+from tepbft.runtime.bridge import Bridge
+from tepbft.runtime.clients import ClientPort
+from tepbft.runtime.inbox import Inbox, Source
+from tepbft.runtime.metrics import Metrics
+from tepbft.runtime.peers import PeerNetwork
+from tepbft.runtime.readmission import Readmission
+from tepbft.storage.errors import StoreFull
+from tepbft.storage.port import ChainStore
+from tepbft.trusted.port import Identity, TcAnswer, TcRequest
+from tepbft.types import ConnectionId, Height
+from tepbft.wire import WantProof, Welcome
+
+BATCH_FRAMES = 128
+MERGE_EVENTS = 32
+RETRY_S = 1.0
+EXIT_CONTRACT_BROKEN = 70
+DEVICE_ERRORS = (OSError, EOFError, TepbftError, TrustedRefusal)
+"""What talking to a trusted component that is gone raises."""
+_LEVELS = {
+    "executed": "debug",
+    "stable": "debug",
+    "peer_fault": "warning",
+    "client_fault": "info",
+    "tc_refused": "warning",
+    "diverged": "error",
+    "alarm": "error",
+}
+log = structlog.get_logger("tepbft.shell")
+
+
+class NodeCore(Protocol):
+    """The sans-IO node (`tepbft.node.node.Node`)."""
+
+    @property
+    def configuration(self) -> Configuration: ...
+    def start(self, now_ms: int, wall_ms: int) -> Effects: ...
+    def step(self, event: Event, now_ms: int) -> Effects: ...
+    def status(self, now_ms: int) -> NodeStatus: ...
+    def welcome(self) -> Welcome: ...
+    def find_outcome(self, client: bytes, session: int, seq: int) -> tuple[Height, Receipt] | None: ...
+
+
+class Device(Protocol):
+    """The connection to the trusted component."""
+
+    def call(self, request: TcRequest) -> TcAnswer: ...
+    def call_many(self, requests: list[TcRequest]) -> list[TcAnswer]: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Core:
+    """A running node core with what it stands on; made anew when its trusted component is."""
+
+    node: NodeCore
+    store: ChainStore
+    device: Device
+    identity: Identity
+
+
+class Clock:
+    """The time, as the shell gives it to the node."""
+
+    def now_ms(self) -> int:
+        """Monotonic milliseconds."""
+        return time.monotonic_ns() // 1_000_000
+
+    def wall_ms(self) -> int:
+        """Unix milliseconds."""
+        return time.time_ns() // 1_000_000
+
+
+def merge(into: Effects, more: Effects) -> None:
+    """Append the effects of a later step."""
+    into.persist += more.persist
+    into.store += more.store
+    into.certify += more.certify
+    into.send += more.send
+    into.replies += more.replies
+    into.busy += more.busy
+    into.notices += more.notices
+
+
+class Shell:
+    """Owns one node.
+
+    After the trusted component was lost, `reopen_device` finds or starts one (it blocks, and runs in a
+    thread), and `rebuild` makes a new node core from the same store. `prove` answers WantProof.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        *,
+        inbox: Inbox,
+        network: PeerNetwork,
+        clients: ClientPort,
+        bridge: Bridge,
+        metrics: Metrics,
+        reopen_device: Callable[[], tuple[Device, Identity]],
+        rebuild: Callable[[ChainStore, Device, Identity], Core],
+        prove: Callable[[Core, WantProof], Any],
+        readmission: Readmission | None,
+        tick_ms: int,
+        clock: Clock | None = None,
+    ) -> None:
+        self.core = core
+        self.trouble = ""
+        """One sentence about what keeps this node from working; empty if nothing does."""
+        self._inbox = inbox
+        self._network = network
+        self._clients = clients
+        self._bridge = bridge
+        self._metrics = metrics
+        self._reopen_device = reopen_device
+        self._rebuild = rebuild
+        self._prove = prove
+        self._readmission = readmission
+        self._tick_ms = tick_ms
+        self._clock = clock or Clock()
+        self._effects = Effects()
+        self._backlog: deque[Event] = deque()
+        self._lost = False
+        self._full = False
+        self._stop = asyncio.Event()
+        self._wake = asyncio.Event()
+        inbox.wake = self._wake.set
+        clients.gone = bridge.closed
+        clients.welcome = lambda: self.core.node.welcome()
+
+    # --- the loop -----------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """End after the batch at hand."""
+        self._stop.set()
+        self._wake.set()
+
+    async def run(self) -> int:
+        """Run until `stop`; the exit code: 0, or 70 if the node contradicted itself. TepbftError if
+        the store is of no use any more."""
+        try:
+            self._start_core()
+            while not self._stop.is_set():
+                if self._lost:
+                    await self._regain()
+                elif self._full:
+                    await self._pause(RETRY_S)
+                    self.work()
+                else:
+                    self.turn()
+                    await (asyncio.sleep(0) if self._inbox else self._pause(self._tick_ms / 1000))
+        except TepbftError:
+            raise  # the store or the system failed, and a person has to do something about it
+        except Exception as error:
+            kind = "contract_broken" if isinstance(error, ContractBroken) else "unexpected_error"
+            log.critical(kind, error=str(error) or type(error).__name__, exc_info=True)
+            return EXIT_CONTRACT_BROKEN
+        return 0
+
+    def turn(self) -> None:
+        """One batch of input, then a tick."""
+        for source, item in self._inbox.take(BATCH_FRAMES):
+            event = self._event(source, item)
+            if event is not None:
+                self._backlog.append(event)
+        admission = self._admission()
+        if self._lost:
+            return
+        if admission is not None:
+            self._backlog.append(admission)
+        self._backlog.append(Tick(self._clock.wall_ms()))
+        self.work()
+
+    def work(self) -> None:
+        """Step through the backlog and carry out what comes of it."""
+        try:
+            self.carry_out()
+            while self._backlog:
+                events = 0
+                while self._backlog and not self._effects.store and events < MERGE_EVENTS:
+                    merge(self._effects, self.core.node.step(self._backlog.popleft(), self._clock.now_ms()))
+                    events += 1
+                self._metrics.batch_events.observe(events)
+                self.carry_out()
+        except StoreFull as error:
+            if not self._full:
+                log.error("store_full", reason=error.reason, remedy=error.remedy)
+            self._full = True
+            self.trouble = (
+                f"{error.thing}: {error.reason}. This node stands still and loses nothing; "
+                "free some space and it goes on by itself"
+            )
+        else:
+            if self._full:
+                self._full, self.trouble = False, ""
+                log.info("store_has_room")
+
+    # --- effects, in their order --------------------------------------------------------------
+
+    def carry_out(self) -> None:
+        """Persist, store, certify, send, reply, notify. What is done is removed, so that StoreFull
+        leaves exactly the rest; answers of the trusted component go to the front of the backlog."""
+        effects, node = self._effects, self.core.node
+        if effects.persist:
+            with self._metrics.append_seconds.time():
+                self.core.store.append(effects.persist)
+            effects.persist = []
+        while effects.store:
+            self._store(effects.store[0])
+            del effects.store[0]
+        self._effects = Effects()
+        if effects.certify and not self._certify(effects.certify):
+            return
+        for send in effects.send:
+            self._network.send(send.to, send.message)
+        if effects.replies:
+            view = node.welcome().view
+            for reply in effects.replies:
+                if not self._bridge.reply(reply):
+                    self._clients.reply(reply, view)
+        for busy in effects.busy:
+            if not self._bridge.busy(busy):
+                self._clients.busy(busy)
+        for notice in effects.notices:
+            self._notice(notice)
+
+    def _store(self, effect: StorageEffect) -> None:
+        store = self.core.store
+        match effect:
+            case InstallState():
+                store.install(effect.writes, effect.stable, effect.header)
+            case SaveSnapshot():
+                store.save_snapshot(effect.height, effect.chunks)
+            case ReplaceState():
+                store.replace_state(effect.height, effect.header, effect.certificate, effect.chunks)
+            case _:
+                assert_never(effect)
+
+    def _certify(self, requests: list[TcRequest]) -> bool:
+        """False if the trusted component is gone: nothing that could depend on it leaves."""
+        try:
+            answers = self.core.device.call_many(requests)
+        except DEVICE_ERRORS as error:
+            self._lose(error)
+            return False
+        for request in requests:
+            self._metrics.tc_calls.labels(type(request).__name__).inc()
+        pairs = list(zip(requests, answers, strict=True))
+        self._backlog.extendleft(TcAnswered(request, answer) for request, answer in reversed(pairs))
+        return True
+
+    def _notice(self, notice: Notice) -> None:
+        self._metrics.notice(notice)
+        if notice.name in ("stable", "state_transferred"):
+            self._bridge.stable(int(notice.fields.get("height", 0)))
+        fields = {("reason_" if key == "event" else key): value for key, value in notice.fields.items()}
+        getattr(log, _LEVELS.get(notice.name, "info"))(notice.name, **fields)
+
+    # --- input --------------------------------------------------------------------------------
+
+    def _event(self, source: Source, item: Any) -> Event | None:
+        """What an item of the inbox means to the node; None if it stops here."""
+        if source.kind == "local":
+            event: Event = item
+            return event
+        if source.kind == "peer":
+            try:
+                return PeerMessage(source.name, self._network.open(source.name, item))
+            except PeerFault as fault:
+                log.warning("peer_fault", sender=source.name, code=fault.code, detail=fault.detail)
+                return None
+        number = ConnectionId(source.name)
+        try:
+            message = self._clients.open(item)
+        except PeerFault as fault:
+            self._clients.drop(number, fault)
+            return None
+        if isinstance(message, WantProof):
+            self._clients.send(number, self._prove(self.core, message))
+            return None
+        return ClientRequests(number, message.requests)
+
+    def _admission(self) -> Event | None:
+        if self._readmission is None:
+            return None
+        core = self.core
+        try:
+            return self._readmission.due(
+                core.node.configuration, core.identity, core.device.call, self._clock.now_ms()
+            )
+        except DEVICE_ERRORS as error:
+            self._lose(error)
+            return None
+
+    # --- the trusted component ----------------------------------------------------------------
+
+    def _start_core(self) -> None:
+        merge(self._effects, self.core.node.start(self._clock.now_ms(), self._clock.wall_ms()))
+        self._bridge.stable(self.core.node.status(self._clock.now_ms()).stable)
+        self.work()
+
+    def _lose(self, error: BaseException) -> None:
+        """The component is gone: this node says nothing more until it has one again."""
+        self._lost, self._full = True, False
+        self._effects = Effects()
+        self._backlog.clear()
+        self.trouble = "its trusted component is gone; it is started again, which may need a readmission"
+        self._metrics.tc_restarts.inc()
+        log.error("trusted_component_lost", reason=str(error) or type(error).__name__)
+
+    async def _regain(self) -> None:
+        with contextlib.suppress(*DEVICE_ERRORS):
+            self.core.device.close()
+        try:
+            device, identity = await asyncio.to_thread(self._reopen_device)
+        except DEVICE_ERRORS as error:
+            log.error("trusted_component_unavailable", reason=str(error) or type(error).__name__)
+            return await self._pause(RETRY_S)
+        self.core = self._rebuild(self.core.store, device, identity)
+        self._lost, self.trouble = False, ""
+        log.warning("trusted_component_back", warm=self.core.identity.warm, tc_id=self.core.identity.tc_id)
+        self._start_core()
+        return None
+
+    # --- for those who ask --------------------------------------------------------------------
+
+    def status(self) -> NodeStatus:
+        """The node's status, with what only the shell knows."""
+        status = self.core.node.status(self._clock.now_ms())
+        if not self.trouble:
+            return status
+        phase = "halted" if self._full else "silent"
+        return msgspec.structs.replace(status, phase=phase, heals=self._lost, verdict=self.trouble)
+
+    async def _pause(self, seconds: float) -> None:
+        """Until something arrives, or for that long (just that long, while the node stands still)."""
+        if self._lost or self._full:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._stop.wait()
+            return
+        timer = asyncio.get_running_loop().call_later(seconds, self._wake.set)
+        await self._wake.wait()
+        timer.cancel()
+        self._wake.clear()

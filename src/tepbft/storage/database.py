@@ -1,0 +1,117 @@
+"""RocksDB as this store uses it: raw bytes, checks on, errors with a remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rocksdict import (
+    AccessType,
+    BlockBasedOptions,
+    Cache,
+    DBCompressionType,
+    Options,
+    Rdict,
+    WriteBatch,
+    WriteOptions,
+)
+
+from tepbft.errors import TepbftError
+from tepbft.storage.errors import StoreDamaged, StoreFull
+
+_FULL = ("No space left", "Disk quota exceeded", "File too large")
+
+
+def _options(*, create: bool) -> Options:
+    options = Options(raw_mode=True)
+    options.create_if_missing(create)
+    options.set_paranoid_checks(True)
+    options.set_keep_log_file_num(1)
+    options.set_max_log_file_size(1 << 20)
+    options.set_stats_dump_period_sec(0)
+    options.set_stats_persist_period_sec(0)
+    options.set_write_buffer_size(32 << 20)
+    options.set_compression_type(DBCompressionType.lz4())
+    table = BlockBasedOptions()
+    table.set_bloom_filter(10, False)
+    table.set_block_cache(Cache(64 << 20))
+    options.set_block_based_table_factory(table)
+    return options
+
+
+class StateDatabase:
+    """The `state/` folder of a store.
+
+    `access` opens it for reading only: `AccessType.read_only()` if nobody has it open,
+    `AccessType.secondary(scratch_folder)` beside a running node. Every failure is a TepbftError.
+    """
+
+    def __init__(self, path: Path, *, create: bool = False, access: AccessType | None = None) -> None:
+        self.path = path
+        try:
+            if access is None:
+                self._db = Rdict(str(path), _options(create=create))
+            else:
+                self._db = Rdict(str(path), _options(create=False), access_type=access)
+        except Exception as error:  # rocksdict raises nothing more specific
+            raise self._failure(error) from error
+        self._get = self._db.get
+
+    def _failure(self, error: Exception) -> TepbftError:
+        text = str(error)
+        if any(word in text for word in _FULL):
+            return StoreFull(self.path, f"the disk is full ({text})")
+        return StoreDamaged(self.path, None, f"RocksDB reports: {text}")
+
+    def get(self, key: bytes) -> bytes | None:
+        """Value of a key, its checksum verified."""
+        try:
+            value: bytes | None = self._get(key)
+        except Exception as error:
+            raise self._failure(error) from error
+        return value
+
+    def put(self, pairs: Sequence[tuple[bytes, bytes]], *, sync: bool) -> None:
+        """Write pairs in one batch."""
+        batch = WriteBatch(raw_mode=True)
+        for key, value in pairs:
+            batch.put(key, value)
+        self.write(batch, sync=sync)
+
+    def write(self, batch: WriteBatch, *, sync: bool = False) -> None:
+        """Write a batch atomically; with `sync` it is on disk when this returns."""
+        options = WriteOptions()
+        options.sync = sync
+        try:
+            self._db.write(batch, options)
+        except Exception as error:
+            raise self._failure(error) from error
+
+    def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Pairs with start <= key < end, as they were when the scan began."""
+        try:
+            cursor = self._db.iter()
+            cursor.seek(start)
+            while cursor.valid():
+                key: bytes = cursor.key()
+                if key >= end:
+                    return
+                yield key, cursor.value()
+                cursor.next()
+            cursor.status()
+        except Exception as error:
+            raise self._failure(error) from error
+
+    def flush(self) -> None:
+        """Write memory tables to disk."""
+        try:
+            self._db.flush()
+        except Exception as error:
+            raise self._failure(error) from error
+
+    def close(self) -> None:
+        """Stop background work and release the folder."""
+        try:
+            self._db.cancel_all_background(True)
+        finally:
+            self._db.close()
