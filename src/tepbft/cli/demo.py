@@ -22,7 +22,7 @@ from tepbft.cli.demo_app import APP_NAME
 from tepbft.cli.demo_run import Demo, Result
 from tepbft.cli.lifecycle import raise_cluster
 from tepbft.cli.output import FAILED, OK, emit, page, say, table, warn
-from tepbft.cli.processes import kill, node_pid
+from tepbft.cli.processes import kill, kill_started, node_pid
 from tepbft.errors import TepbftError
 from tepbft.runtime.layout import ClusterLayout
 from tepbft.trusted.client import device_pid
@@ -33,10 +33,10 @@ MAX_DEMO_CLIENTS = 256
 
 def kill_everything(root: Path) -> None:
     """End every process of the cluster in `root`, by pid. For throwing a cluster away: nothing is sealed."""
+    kill_started()
     for layout in ClusterLayout(root).nodes():
-        for find in (lambda: node_pid(layout), lambda: device_pid(layout.trusted)):  # noqa: B023
-            with contextlib.suppress(TepbftError):
-                pid = find()
+        with contextlib.suppress(TepbftError):
+            for pid in (node_pid(layout), device_pid(layout.trusted)):
                 if pid is not None:
                     kill(pid)
 

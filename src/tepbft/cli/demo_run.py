@@ -28,7 +28,6 @@ from tepbft.client.aio import Client
 from tepbft.client.receipt_file import receipt_to_json
 from tepbft.client.receipts import verify_receipt
 from tepbft.errors import PeerFault, TepbftError
-from tepbft.execution.apps import notary
 from tepbft.node.status import NodeStatus
 from tepbft.trusted.client import device_pid
 
@@ -134,6 +133,7 @@ class Demo:
         self._receipt_file = cluster.layout.root / "receipt.json"
         self._victim: NodeFolder | None = None
         self._old_tc_id = ""
+        self._last_registered: tuple[int, int] | None = None
 
     # --- under load ---------------------------------------------------------------------------
 
@@ -154,7 +154,9 @@ class Demo:
             task = bar.add_task("Transactions", total=self._transactions)
             self._measured.started_s = time.monotonic()
             murder = asyncio.create_task(self._murder(result))
-            notarizing = asyncio.create_task(notarize_with(opened[-1], wrap_notary, files))
+            notarizing = asyncio.create_task(
+                notarize_with(opened[-1], wrap_notary, files, each=self._remember)
+            )
             await self._transact(opened[:-1], bar, task)
             tally = await notarizing
             await murder
@@ -163,6 +165,11 @@ class Demo:
             await self._compare(result)
             await self._fetch_receipt(result, opened[-1])
         return result
+
+    def _remember(self, record: dict[str, Any]) -> None:
+        """Of the registered files, the one whose answer every node still keeps: the newest."""
+        if record["status"] == "registered":
+            self._last_registered = max(self._last_registered or (0, 0), (record["session"], record["seq"]))
 
     async def _transact(self, clients: list[Client], bar: Progress, task: TaskID) -> None:
         measured = self._measured
@@ -195,9 +202,7 @@ class Demo:
         ]
         for pid in pids:
             send_signal(pid, signal.SIGKILL)
-        say(
-            f"{self._measured.finished:,} done: killed {victim.name}, the primary, and its trusted component."
-        )
+        say(f"{self._measured.finished:,} done: killed {victim.name}, the primary, and its component.")
         if len(pids) != 2:
             result.problems.append(f"{victim.name} or its component did not run when it was to be killed")
         gone = await asyncio.to_thread(
@@ -280,10 +285,13 @@ class Demo:
         result.view_changes = max((status.view_changes for status in statuses if status), default=0)
 
     async def _fetch_receipt(self, result: Result, client: Client) -> None:
-        """Register one more document, and keep the receipt of that as a file."""
+        """Keep the receipt of the last file that was registered."""
+        if self._last_registered is None:
+            result.problems.append("no file was registered")
+            return
+        session, seq = self._last_registered
         try:
-            outcome = await client.submit(wrap_notary(notary.encode(notary.Lookup(bytes(32)))))
-            proof = await client.receipt(outcome)
+            proof = await client.receipt(seq, session=session)
             write_file(self._receipt_file, receipt_to_json(proof))
         except (TepbftError, PeerFault) as error:
             result.problems.append(f"no receipt: {error}")

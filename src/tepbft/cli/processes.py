@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tepbft.errors import TepbftError
@@ -24,6 +24,8 @@ KILL_TIMEOUT_S = 10.0
 LOG_TAIL_BYTES = 4096
 LOG_TAIL_LINES = 5
 _POLL_S = 0.02
+_started: list[subprocess.Popen[bytes]] = []
+"""Nodes that this process started: one that has not written its pid file yet is known all the same."""
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float, poll_s: float = _POLL_S) -> bool:
@@ -86,7 +88,7 @@ def start_node(layout: NodeLayout) -> subprocess.Popen[bytes]:
     """Start a node in the background: a session of its own, its output appended to its log."""
     descriptor = os.open(layout.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", NODE_MODULE, str(layout.folder)],
             stdin=subprocess.DEVNULL,
             stdout=descriptor,
@@ -96,6 +98,8 @@ def start_node(layout: NodeLayout) -> subprocess.Popen[bytes]:
         )
     finally:
         os.close(descriptor)
+    _started[:] = [*(other for other in _started if other.poll() is None), process]
+    return process
 
 
 def log_tail(path: Path) -> str:
@@ -124,6 +128,15 @@ def kill(pid: int) -> None:
         )
 
 
+def kill_started() -> None:
+    """SIGKILL the nodes that this process started, and wait for them."""
+    for process in _started:
+        if process.poll() is None:
+            process.kill()
+            process.wait(KILL_TIMEOUT_S)
+    _started.clear()
+
+
 def stop_nodes(layouts: Iterable[NodeLayout], timeout_s: float = STOP_TIMEOUT_S) -> list[NodeLayout]:
     """SIGTERM all, wait, SIGKILL what is left. Returns those that had to be killed: safe, as a node
     that crashes loses nothing, but worth a word."""
@@ -135,8 +148,3 @@ def stop_nodes(layouts: Iterable[NodeLayout], timeout_s: float = STOP_TIMEOUT_S)
     for _, pid in stubborn:
         kill(pid)
     return [layout for layout, _ in stubborn]
-
-
-def first_dead(processes: Sequence[tuple[NodeLayout, subprocess.Popen[bytes]]]) -> NodeLayout | None:
-    """The first of the started nodes that has ended already."""
-    return next((layout for layout, process in processes if process.poll() is not None), None)

@@ -101,7 +101,7 @@ def _convert(parameter: Parameter, text: str) -> Any:
 
 
 async def _read_body(request: Request) -> bytes:
-    """The whole body; HttpError 413 above the limit (before it is read, where it is announced), 408 if slow."""
+    """The whole body. HttpError: 413 above the limit (before reading, where announced), 408 if slow."""
     too_large = HttpError(413, "body", f"it has more than {MAX_BODY_BYTES} bytes", "Send less at once.")
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced[:20]) > MAX_BODY_BYTES:

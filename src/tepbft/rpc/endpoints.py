@@ -109,6 +109,8 @@ DECLINED: dict[str, tuple[int, str, str]] = {
     "unknown_client": (401, "this client is not registered in the genesis", "Use a registered client."),
     "bad_signature": (401, "the authenticator is not this client's", "Sign the digest of this very request."),
     "too_large": (413, "the operation is too large", "Send less at once."),
+    "conflict": (409, "another request was executed under that number", "Take the next number."),
+    "stale": (409, "the client has begun a newer session", "Use the newest session."),
     "out_of_window": (
         409,
         "its number is too far above the oldest one without an outcome",
@@ -220,7 +222,7 @@ async def get_configuration(view: NodeView, values: dict[str, Any]) -> Answer:
 async def get_health(view: NodeView, values: dict[str, Any]) -> Answer:
     """GET /health."""
     status = view.status()
-    healthy = status.phase == "active" or (status.heals and status.phase not in ("diverged", "halted"))
+    healthy = status.phase == "active" or status.heals
     return Answer(Health(healthy, status.phase, status.verdict), 200 if healthy else 503)
 
 

@@ -105,7 +105,7 @@ async def test_no_outcome_in_time_is_a_clear_error(tmp_path: Path) -> None:
     async with FakeCluster(tmp_path) as cluster, Client.open(tmp_path, options=FAST) as client:
         for node in cluster.nodes[:2]:
             node.mood = "silent"
-        with pytest.raises(TepbftError, match="no outcome was confirmed in time.*may still take effect"):
+        with pytest.raises(TepbftError, match=r"no outcome was confirmed in time.*may still take effect"):
             await client.submit(b"abc", timeout_s=0.15)
         for node in cluster.nodes:
             node.mood = "good"

@@ -47,6 +47,7 @@ CHAIN, NODE, WINDOW = b"c" * 32, 2, 3
 KEY = ec.derive_private_key(424242, ec.SECP256R1())
 views = st.integers(0, 5)
 heights = st.integers(0, 8)
+kinds = st.sampled_from([PREPARE, COMMIT])
 digests = st.sampled_from([b"x" * 32, b"y" * 32])
 
 
@@ -80,7 +81,7 @@ class AgainstHistory(RuleBasedStateMachine):
     def lock_view(self) -> int:
         return max((view for cfg, view, _ in self.orders if cfg == self.cfg), default=0)
 
-    @rule(kind=st.sampled_from([PREPARE, COMMIT]), view=views, height=heights, digest=digests)
+    @rule(kind=kinds, view=views, height=heights, digest=digests)
     def order(self, kind: int, view: int, height: int, digest: bytes) -> None:
         answer = self.tc.call(Order(kind, view, height, digest))
         place = (self.cfg, view, height)
@@ -96,6 +97,15 @@ class AgainstHistory(RuleBasedStateMachine):
             assert answer == before[2]
         else:
             assert isinstance(answer, Refused) and answer.code == "register"
+
+    @rule(kind=kinds, ahead=st.integers(0, 1), offset=st.integers(0, WINDOW + 1), digest=digests)
+    def order_nearby(self, kind: int, ahead: int, offset: int, digest: bytes) -> None:
+        """Most random places are refused; here the interesting ones are likely."""
+        self.order(kind, self.view + ahead, self.floor + offset, digest)
+
+    @rule(kind=kinds, offset=st.integers(1, 2), digest=digests)
+    def order_again(self, kind: int, offset: int, digest: bytes) -> None:
+        self.order(kind, self.view, self.floor + offset, digest)
 
     @rule(to=views, digest=digests)
     def depart(self, to: int, digest: bytes) -> None:
@@ -152,6 +162,14 @@ class AgainstHistory(RuleBasedStateMachine):
     def enter_view(self, view: int) -> None:
         assert isinstance(self.tc.call(EnterView(view)), Done)
         self.view = max(self.view, view)
+
+    @rule(digest=digests)
+    def depart_next(self, digest: bytes) -> None:
+        self.depart(self.view + 1, digest)
+
+    @rule()
+    def advance_floor_by_one(self) -> None:
+        self.advance_floor(self.floor + 1)
 
     @rule(height=heights)
     def advance_floor(self, height: int) -> None:
