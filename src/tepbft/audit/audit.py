@@ -90,7 +90,8 @@ class _Audit:
         notebook, chain_id = self._notebook, self._rules.chain_id
         if self._rules.requests is None:
             notebook.skip(
-                f"request signatures: the scheme '{self._rules.genesis.scheme}' cannot be checked by a third party"
+                f"request signatures: the scheme '{self._rules.genesis.scheme}' cannot be checked"
+                " by a third party"
             )
         manifest = self._check_files()
         # RocksDB first: what it holds was in the journal before.
@@ -100,7 +101,7 @@ class _Audit:
             journal.scan(self._progress)
             self._check_end(manifest, journal.end)
             if state.meta is not None:
-                journal.drop_headers(Position(*state.meta.void))
+                journal.drop_headers(state.meta.base or 0, Position(*state.meta.void))
             self._open_snapshots()
             base = find_base(self._snapshots, journal, self._rules, notebook)
             if base is None:

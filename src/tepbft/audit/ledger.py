@@ -118,10 +118,12 @@ class LedgerCheck:
             return None
         if not self._journal.heights[height].headers:
             self._notebook.add(self._body_place(block), height, "the header of this block is not recorded")
-            return self._stop(height, "its header is missing")
+            self._stop(height, "its header is missing")
+            return None
         requests = self._check_form(block)
         if requests is None:
-            return self._stop(height, "its block is malformed")
+            self._stop(height, "its block is malformed")
+            return None
         digests = [digest_of(self._rules.chain_id, request) for request in requests]
         self._check_requests(height, requests, digests)
         following = self._following(block)
@@ -133,7 +135,8 @@ class LedgerCheck:
             encode(following) if following else None,
         )
         if not self._compare(executed):
-            return self._stop(height, "its header differs from re-execution")
+            self._stop(height, "its header differs from re-execution")
+            return None
         self._check_stables(height, executed.digest)
         writes = self._executor.install(height)
         self.state.install(writes, height, executed.header)
@@ -165,12 +168,14 @@ class LedgerCheck:
             else:
                 final = certificate.digest
         if final is None:
-            return self._stop(height, "it has no valid commit certificate")
+            self._stop(height, "it has no valid commit certificate")
+            return None
         if final not in known.bodies:
             self._notebook.add(
                 self._journal.where(known.commits[0]), height, "the body of the final block is missing"
             )
-            return self._stop(height, "its block is missing")
+            self._stop(height, "its block is missing")
+            return None
         return self._journal.body(known.bodies[final]).block
 
     def _check_form(self, block: Block) -> list[Request] | None:

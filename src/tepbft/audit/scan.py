@@ -184,9 +184,10 @@ class JournalReader:
             found = self.heights[height] = HeightRecords()
         return found
 
-    def drop_headers(self, void: Position) -> None:
-        """Forget the headers recorded before `void`: a state transfer superseded them (see `Meta`)."""
-        for known in self.heights.values():
+    def drop_headers(self, above: Height, void: Position) -> None:
+        """Forget headers of heights above the base that were recorded before `void`: a state transfer
+        superseded them (see `Meta`)."""
+        for known in (found for height, found in self.heights.items() if height > above):
             known.headers = [place for place in known.headers if not place.before(void)]
 
     def headers_reach(self, height: Height) -> bool:

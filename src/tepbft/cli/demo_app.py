@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from tepbft.execution.apps import bank, notary
-from tepbft.execution.port import Context, OperationRefused
+from tepbft.execution.port import Application, Context, OperationRefused
 
 APP_NAME = "tepbft.cli.demo_app:DemoLedger"
 BANK, NOTARY = b"B", b"N"
@@ -56,7 +56,7 @@ class DemoLedger:
     """The application `tepbft.cli.demo_app:DemoLedger`."""
 
     def __init__(self) -> None:
-        self._parts = {BANK: bank.Bank(), NOTARY: notary.Notary()}
+        self._parts: dict[bytes, Application] = {BANK: bank.Bank(), NOTARY: notary.Notary()}
 
     def execute(self, context: Context, operation: bytes) -> bytes:
         """Carry out one operation in the part that its first byte names."""

@@ -303,8 +303,8 @@ class Demo:
         say(f"Auditing the chain of {auditee.name} …")
         try:
             report = audit_folder(auditee.layout.folder)
-            result.audit_ok = not report.findings
-            result.problems += [f"audit: {finding}" for finding in report.findings[:5]]
+            result.audit_ok = report.ok and report.heights_checked > 0
+            result.problems += [f"audit: {finding.where}: {finding.what}" for finding in report.findings[:5]]
         except TepbftError as error:
             result.problems.append(f"audit: {error}")
         try:

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -63,9 +64,12 @@ def show_error(error: TepbftError) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
     """A table of plain values; columns whose name starts with `>` are aligned right."""
-    built = Table(title=title or None, title_justify="left", header_style="bold")
+    built = Table(
+        title=title or None, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False
+    )
     for name in columns:
-        built.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left")
+        side: JustifyMethod = "right" if name.startswith(">") else "left"
+        built.add_column(name.lstrip(">"), justify=side, overflow="fold")
     for row in rows:
         built.add_row(*(cell if isinstance(cell, str) else str(cell) for cell in row))
     return built
@@ -85,6 +89,6 @@ def progress(*, enabled: bool = True) -> Progress:
     )
 
 
-def short(hexadecimal: str, digits: int = 12) -> str:
+def short(hexadecimal: str, digits: int = 8) -> str:
     """The start of a long hexadecimal name, for a table."""
     return hexadecimal[:digits]

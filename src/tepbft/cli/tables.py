@@ -13,29 +13,28 @@ from tepbft.cli.cluster import Cluster, http_address
 from tepbft.cli.output import emit, page, short, table
 from tepbft.cli.processes import node_pid
 from tepbft.cli.verdict import CHANGING, DEGRADED, HEALTHY, Verdict
+from tepbft.core.configuration import Member
 from tepbft.node.status import NodeStatus
 
 _COLOURS = {HEALTHY: "green", DEGRADED: "yellow", CHANGING: "yellow"}
 _PHASE_COLOURS = {"active": "green", "view_change": "yellow", "transferring": "yellow"}
 
 
-def node_table(cluster: Cluster, statuses: Sequence[NodeStatus | None]) -> Table:
-    """One row per member."""
-    pids = {folder.node: node_pid(folder.layout) for folder in cluster.nodes}
+def node_table(statuses: Sequence[NodeStatus | None], members: Sequence[Member]) -> Table:
+    """One row per member; narrow enough for a terminal of 80 columns."""
     rows = []
-    for member, status in zip(cluster.genesis.members, statuses, strict=True):
-        pid = pids.get(member.node)
-        head = [f"node{member.node}", http_address(member), str(pid or "-")]
+    for member, status in zip(members, statuses, strict=True):
+        name, port = f"node{member.node}", str(member.http_port)
         if status is None:
-            rows.append([*head, "[red]down[/red]", *["-"] * 6])
+            rows.append([name, port, "[red]down[/red]", *["-"] * 6])
             continue
         colour = _PHASE_COLOURS.get(status.phase, "red")
-        view = f"{status.view}" + (" (primary)" if status.primary == member.node else "")
         rows.append(
             [
-                *head,
+                name + ("*" if status.primary == member.node else ""),
+                port,
                 f"[{colour}]{escape(status.phase)}[/{colour}]",
-                view,
+                str(status.view),
                 str(status.executed),
                 str(status.stable),
                 short(escape(status.head)),
@@ -43,25 +42,14 @@ def node_table(cluster: Cluster, statuses: Sequence[NodeStatus | None]) -> Table
                 str(status.pending_requests),
             ]
         )
-    columns = [
-        "node",
-        "http",
-        ">pid",
-        "phase",
-        "view",
-        ">executed",
-        ">stable",
-        "head",
-        "component",
-        ">pending",
-    ]
+    columns = ["node", ">http", "phase", ">view", ">height", ">stable", "head", "component", ">queue"]
     return table("", columns, rows)
 
 
 def show_cluster(cluster: Cluster, statuses: Sequence[NodeStatus | None], verdict: Verdict) -> None:
     """The table and the verdict, for a person."""
     console = page()
-    console.print(node_table(cluster, statuses))
+    console.print(node_table(statuses, cluster.genesis.members))
     colour = _COLOURS.get(verdict.state, "red")
     console.print(f"[{colour}]{verdict.state}[/{colour}]: {escape(verdict.text)}", soft_wrap=True)
     for status in statuses:

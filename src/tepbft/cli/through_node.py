@@ -86,9 +86,7 @@ def submit_through(
     if (verified.client, verified.session, verified.seq) != (credentials.client, session, seq) or not (
         verified.is_for(operation)
     ):
-        raise TepbftError(
-            thing, "its proof is of another request", "Ask another node, and distrust this one."
-        )
+        raise TepbftError(thing, "its proof is of another request", "Distrust this node; ask another.")
     outcome = Outcome(
         session=session,
         seq=seq,

@@ -18,8 +18,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from random import Random
-from typing import Any, TypeAlias, assert_never
+from typing import Any, Protocol, TypeAlias, assert_never
 
 from tepbft import wire
 from tepbft.client.events import (
@@ -43,6 +42,7 @@ __all__ = [
     "ClientEffects",
     "ClientEvent",
     "FromNode",
+    "Jitter",
     "NodeConnected",
     "Outcome",
     "ProofChecker",
@@ -58,6 +58,14 @@ _SUBMIT_REQUESTS = 4096
 Proof: TypeAlias = wire.ProvenReceipt
 ProofChecker = Callable[[Proof], int]
 """Verifies a proven receipt and returns its height; raises TepbftError or PeerFault otherwise."""
+
+
+class Jitter(Protocol):
+    """Where jitter comes from: a seeded `random.Random` is one."""
+
+    def random(self) -> float:
+        """A number in [0, 1)."""
+        ...
 
 
 class _Pending:
@@ -111,7 +119,7 @@ class Session:
         f: int,
         options: SessionOptions,
         *,
-        rng: Random,
+        rng: Jitter,
         check_proof: ProofChecker | None = None,
     ) -> None:
         wrong = options.check()

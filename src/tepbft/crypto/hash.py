@@ -29,14 +29,19 @@ def _next_level(level: Sequence[bytes]) -> list[bytes]:
     return pairs
 
 
+def _bind_count(count: int, top: bytes) -> bytes:
+    """The root also commits to the number of leaves: the shape of a path alone does not."""
+    return sha256(b"\x02" + count.to_bytes(8, "little") + top).digest()
+
+
 def merkle_root(leaves: Sequence[bytes]) -> bytes:
-    """Root over leaf hashes (see `leaf_hash`); `EMPTY_ROOT` for none."""
+    """Root over leaf hashes (see `leaf_hash`) and their number; `EMPTY_ROOT` for none."""
     if not leaves:
         return EMPTY_ROOT
     level: Sequence[bytes] = leaves
     while len(level) > 1:
         level = _next_level(level)
-    return level[0]
+    return _bind_count(len(leaves), level[0])
 
 
 def merkle_path(leaves: Sequence[bytes], index: int) -> list[bytes]:
@@ -67,4 +72,4 @@ def merkle_check(leaf: bytes, index: int, count: int, path: Sequence[bytes], roo
             node = sha256(b"\x01" + (other + node if index & 1 else node + other)).digest()
         index //= 2
         width = (width + 1) // 2
-    return used == len(path) and node == root
+    return used == len(path) and _bind_count(count, node) == root

@@ -49,7 +49,6 @@ from tepbft.runtime.view import NodeView, answer_want_proof
 from tepbft.storage.port import ChainStore
 from tepbft.storage.records import decode_configuration
 from tepbft.storage.rocks import RocksStore
-from tepbft.trusted.client import DeviceClient
 from tepbft.trusted.confine import confine_replica
 from tepbft.trusted.port import Identity
 from tepbft.trusted.verify import UiVerifier
@@ -113,18 +112,15 @@ def hold_folder(layout: NodeLayout) -> Iterator[None]:
 
 def load_genesis(path: Path) -> Genesis:
     """The genesis in a file, its parameters checked; TepbftError if it is of no use."""
+    remedy = "Restore it from another node's folder."
     try:
         if path.stat().st_size > MAX_GENESIS_BYTES:
-            raise TepbftError(str(path), "it is too large for a genesis", "Restore it from another node.")
+            raise TepbftError(str(path), "it is too large for a genesis", remedy)
         genesis = decode_genesis(path.read_bytes())
     except OSError as error:
-        raise TepbftError(
-            str(path), f"it cannot be read ({error.strerror})", "Restore it from another node."
-        ) from None
+        raise TepbftError(str(path), f"it cannot be read ({error.strerror})", remedy) from None
     except (msgspec.ValidationError, msgspec.DecodeError) as error:
-        raise TepbftError(
-            str(path), f"it is not a genesis ({error})", "Restore it from another node."
-        ) from None
+        raise TepbftError(str(path), f"it is not a genesis ({error})", remedy) from None
     wrong = genesis.parameters.check()
     if [member.node for member in genesis.members] != list(range(len(genesis.members))):
         wrong.append("members must be numbered from 0 in order")
@@ -216,7 +212,7 @@ def current_configuration(genesis: Genesis, store: ChainStore) -> Configuration:
 
 
 def check_component(
-    layout: NodeLayout, genesis: Genesis, node: int, device: DeviceClient, cfg: Configuration
+    layout: NodeLayout, genesis: Genesis, node: int, device: Device, cfg: Configuration
 ) -> Identity:
     """Bind a fresh component to this chain and node; TepbftError if it is bound to another."""
     thing = f"trusted component in {layout.trusted}"
@@ -268,9 +264,15 @@ class Parts:
     store: ChainStore
     launcher: Launcher
 
-    def core(self, store: ChainStore, device: Device, identity: Identity) -> Core:
-        """A node core on a store and a trusted component."""
+    def core(self, store: ChainStore, device: Device) -> Core:
+        """A node core on a store and a trusted component, which is bound to this chain if it is fresh."""
         genesis, settings = self.genesis, self.settings
+        cfg = current_configuration(genesis, store)
+        identity = check_component(self.layout, genesis, settings.node, device, cfg)
+        if identity.tc_id != cfg.members[settings.node].tc_id:
+            seed = self.credentials.operator_seed
+            what_next = "an operator must readmit it" if seed is None else "it asks for readmission"
+            log.warning("trusted_component_not_a_member", tc_id=identity.tc_id, what_next=what_next)
         verifier = scheme_named(genesis.scheme).verifier(
             genesis.clients, node=settings.node, mac_keys=self.credentials.mac_keys
         )
@@ -286,12 +288,6 @@ class Parts:
             settings=node_options(settings),
         )
         return Core(node, store, device, identity)
-
-    def open_device(self) -> tuple[Device, Identity]:
-        """The trusted component, started if need be and bound to this chain."""
-        device = self.launcher.open_device()
-        cfg = current_configuration(self.genesis, self.store)
-        return device, check_component(self.layout, self.genesis, self.settings.node, device, cfg)
 
 
 async def serve(parts: Parts, core: Core, sockets: Sockets) -> int:
@@ -335,7 +331,7 @@ async def serve(parts: Parts, core: Core, sockets: Sockets) -> int:
         clients=clients,
         bridge=bridge,
         metrics=metrics,
-        reopen_device=parts.open_device,
+        reopen_device=parts.launcher.open_device,
         rebuild=parts.core,
         prove=lambda now, want: answer_want_proof(now, genesis, want),
         readmission=Readmission(genesis.chain_id, settings.node, seed) if seed is not None else None,
@@ -399,17 +395,11 @@ def _run(
         for warning in store.warnings:
             log.warning("store_repaired", what=warning)
         parts = Parts(layout, settings, genesis, credentials, store, launcher)
-        device, identity = parts.open_device()
-        if identity.tc_id != current_configuration(genesis, store).members[settings.node].tc_id:
-            remedy = "it asks for readmission" if credentials.operator_seed else "an operator must readmit it"
-            log.warning("trusted_component_not_a_member", tc_id=identity.tc_id, what_next=remedy)
-        try:
-            core = parts.core(store, device, identity)
-        except BaseException:
-            device.close()
-            raise
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(serve(parts, core, sockets))
+        with (
+            contextlib.closing(launcher.open_device()) as device,
+            asyncio.Runner(loop_factory=_loop_factory()) as runner,
+        ):
+            return runner.run(serve(parts, parts.core(store, device), sockets))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -79,8 +79,12 @@ class NodeCore(Protocol):
 
 
 class Device(Protocol):
-    """The connection to the trusted component."""
+    """The connection to the trusted component (`trusted.client.DeviceClient`)."""
 
+    def identity(self) -> Identity: ...
+    def provision(
+        self, chain_id: bytes, node: int, cfg: int, cfg_digest: bytes, floor: int, window: int
+    ) -> None: ...
     def call(self, request: TcRequest) -> TcAnswer: ...
     def call_many(self, requests: list[TcRequest]) -> list[TcAnswer]: ...
     def close(self) -> None: ...
@@ -135,8 +139,8 @@ class Shell:
         clients: ClientPort,
         bridge: Bridge,
         metrics: Metrics,
-        reopen_device: Callable[[], tuple[Device, Identity]],
-        rebuild: Callable[[ChainStore, Device, Identity], Core],
+        reopen_device: Callable[[], Device],
+        rebuild: Callable[[ChainStore, Device], Core],
         prove: Callable[[Core, WantProof], Any],
         readmission: Readmission | None,
         tick_ms: int,
@@ -350,11 +354,11 @@ class Shell:
         with contextlib.suppress(*DEVICE_ERRORS):
             self.core.device.close()
         try:
-            device, identity = await asyncio.to_thread(self._reopen_device)
+            device = await asyncio.to_thread(self._reopen_device)
+            self.core = self._rebuild(self.core.store, device)
         except DEVICE_ERRORS as error:
             log.error("trusted_component_unavailable", reason=str(error) or type(error).__name__)
             return await self._pause(RETRY_S)
-        self.core = self._rebuild(self.core.store, device, identity)
         self._lost, self.trouble = False, ""
         log.warning("trusted_component_back", warm=self.core.identity.warm, tc_id=self.core.identity.tc_id)
         self._start_core()

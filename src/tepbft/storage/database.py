@@ -111,7 +111,4 @@ class StateDatabase:
 
     def close(self) -> None:
         """Stop background work and release the folder."""
-        try:
-            self._db.cancel_all_background(True)
-        finally:
-            self._db.close()
+        self._db.close()

@@ -11,7 +11,7 @@ from hashlib import sha256
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tepbft.trusted.hbusig import HbUsig
 from tepbft.trusted.port import (
@@ -166,6 +166,16 @@ class AgainstHistory(RuleBasedStateMachine):
     @rule(digest=digests)
     def depart_next(self, digest: bytes) -> None:
         self.depart(self.view + 1, digest)
+
+    @precondition(lambda self: self.departures)
+    @rule()
+    def depart_again(self) -> None:
+        """The last one, even if a restart or a new configuration came between."""
+        self.depart(*self.departures[-1][1:3])
+
+    @rule()
+    def begin_next_config(self) -> None:
+        self.begin_config(self.cfg + 1, self.floor)
 
     @rule()
     def advance_floor_by_one(self) -> None:

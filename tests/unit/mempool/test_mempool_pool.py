@@ -1,0 +1,248 @@
+"""The pool: admission, fairness, forgetting, bounds (A9, A-28, A-42, A-44, I-17)."""
+
+from __future__ import annotations
+
+import pytest
+
+from tepbft.core.block import Request, encode_body
+from tepbft.mempool import Mempool, MempoolOptions
+from tepbft.mempool.pool import BODY_OVERHEAD_BYTES, BUSY, TOO_LARGE
+
+
+def request(who: int, seq: int, op: bytes = b"op", session: int = 1, auth: bytes = b"sig") -> Request:
+    return Request(bytes([who]) * 16, session, seq, op, auth)
+
+
+def digest(r: Request) -> bytes:
+    return repr((r.client, r.session, r.seq, r.op)).encode()
+
+
+def key(r: Request) -> tuple[bytes, int, int]:
+    return r.client, r.session, r.seq
+
+
+def admit(pool: Mempool, *requests: Request, now: int = 0) -> list[tuple[int, str]]:
+    return pool.admit_many(requests, [digest(r) for r in requests], now)
+
+
+def register(pool: Mempool, *requests: Request, now: int = 0) -> None:
+    pool.register_block(requests, [digest(r) for r in requests], now)
+
+
+def take(pool: Mempool, count: int = 100, size: int = 1 << 20) -> list[tuple[int, int]]:
+    batch = pool.take(count, size)
+    assert batch.digests == [digest(r) for r in batch.requests]
+    return [(r.client[0], r.seq) for r in batch.requests]
+
+
+def test_taken_requests_stay_pending_until_executed():
+    """A-23, A3.6: timers stop at execution, not when a request is proposed."""
+    pool = Mempool(MempoolOptions())
+    one = request(1, 1)
+    assert pool.admit(one, digest(one), 5) is None
+    assert pool.admit(one, digest(one), 9) is None
+    assert take(pool) == [(1, 1)] and take(pool) == []
+    assert (len(pool), pool.waiting, pool.oldest_pending_ms()) == (1, 0, 5)
+    assert pool.overdue(105, 100) and not pool.overdue(104, 100)
+    pool.executed(key(one), 200)
+    assert (len(pool), pool.oldest_pending_ms(), pool.overdue(10**9, 0)) == (0, None, False)
+
+
+def test_taking_is_round_robin_over_clients():
+    """A9: a client with many requests does not delay the others; turns continue with the next block."""
+    pool = Mempool(MempoolOptions())
+    admit(pool, *[request(1, s) for s in range(1, 8)], *[request(2, s) for s in (1, 2)], request(3, 1))
+    assert take(pool, 4) == [(1, 1), (2, 1), (3, 1), (1, 2)]
+    assert take(pool, 2) == [(2, 2), (1, 3)]
+    admit(pool, request(3, 2))
+    assert take(pool, 3) == [(1, 4), (3, 2), (1, 5)]
+
+
+def test_a_block_keeps_its_bytes():
+    """A-30: `max_bytes` bounds the encoded body; what does not fit comes first next time."""
+    pool = Mempool(MempoolOptions())
+    asks = [request(who, 1, bytes(200 * who)) for who in range(1, 6)]
+    admit(pool, *asks)
+    while pool.waiting:
+        batch = pool.take(100, 1300)
+        assert batch.requests and len(encode_body(batch.requests)) <= 1300
+    admit(pool, request(1, 2, bytes(900)), request(2, 2, bytes(900)), request(3, 2, b""))
+    assert take(pool, 10, 1100) == [(1, 2)]
+    assert take(pool, 10, 1100) == [(2, 2), (3, 2)]
+
+
+def test_a_request_that_fits_into_no_block_does_not_bar_the_way():
+    pool = Mempool(MempoolOptions())
+    register(pool, request(1, 1, bytes(900)))
+    admit(pool, request(2, 1))
+    pool.reset_in_flight([])
+    assert take(pool, 10, 500) == [(2, 1)]
+    assert len(pool) == 2 and pool.waiting == 0
+
+
+def test_requests_above_the_bounds_are_not_taken_up():
+    """A9, A3.6: quota per client, cap, size; no timer runs for them."""
+    pool = Mempool(MempoolOptions(client_quota=2, capacity=4, minimum=4, max_request_bytes=200))
+    assert admit(pool, request(1, 1), request(1, 2), request(1, 3)) == [(2, BUSY)]
+    assert admit(pool, request(2, 1, bytes(200))) == [(0, TOO_LARGE)]
+    assert admit(pool, request(2, 1), request(3, 1), request(4, 1)) == [(2, BUSY)]
+    pool.executed(key(request(1, 1)), 0)
+    assert admit(pool, request(4, 1)) == []
+    assert len(pool) == 4
+
+
+def test_bytes_are_bounded():
+    """I-17: operations of the largest size do not exhaust memory."""
+    pool = Mempool(MempoolOptions(capacity_bytes=1000))
+    assert admit(pool, request(1, 1, bytes(500)), request(1, 2, bytes(500))) == [(1, BUSY)]
+    register(pool, request(2, 1, bytes(500)))
+    assert len(pool) == 1
+    pool.executed(key(request(1, 1)), 0)
+    assert admit(pool, request(1, 2, bytes(500))) == []
+
+
+def test_the_limit_follows_what_is_executed():
+    """A3.6: the pool holds what the node executes within the budget, so overload ends in BUSY and
+    not in view changes; idle time does not shrink it, slow execution does."""
+    options = MempoolOptions(client_quota=10**6, minimum=10, capacity=5000, budget_ms=500)
+    pool = Mempool(options)
+    assert pool.limit == 10
+    now, seq = 0, 0
+    for _ in range(200):  # 40 requests in 20 ms: 2000 per second
+        asks = [request(1, seq + i) for i in range(40)]
+        seq += 40
+        admit(pool, *asks, now=now)
+        now += 20
+        pool.executed_many([key(r) for r in asks], now)
+    assert 900 <= pool.limit <= 1000
+    now += 60_000
+    admit(pool, request(1, seq), now=now)
+    assert pool.limit >= 900
+    pool.executed(key(request(1, seq)), now + 10_000)
+    assert pool.limit == 10
+
+
+def test_fast_execution_does_not_lift_the_cap():
+    pool = Mempool(MempoolOptions(minimum=2, capacity=3))
+    for now in range(0, 5000, 100):
+        admit(pool, request(1, now + 1), now=now)
+        pool.executed_many([key(request(1, now + 1))] * 10_000, now + 100)
+    assert pool.limit == 3
+
+
+def test_a42_execution_clears_the_number_whatever_its_content():
+    """A-42, S-42: the losing operation of a double-signing client leaves no timer behind."""
+    pool = Mempool(MempoolOptions())
+    mine, other, third = request(1, 1, b"mine"), request(1, 1, b"other"), request(1, 1, b"third")
+    assert admit(pool, mine, other, third) == []
+    assert len(pool) == 1
+    assert pool.verified(digest(other), b"sig") and not pool.verified(digest(third), b"sig")
+    pool.executed(key(other), 0)
+    assert len(pool) == 0 and not pool.overdue(10**9, 0)
+    assert not pool.verified(digest(mine), b"sig") and not pool.verified(digest(other), b"sig")
+
+
+def test_a42_a_block_with_the_other_operation_puts_the_number_in_flight():
+    pool = Mempool(MempoolOptions())
+    admit(pool, request(1, 1, b"mine"))
+    register(pool, request(1, 1, b"other"))
+    assert take(pool) == []
+    assert pool.verified(digest(request(1, 1, b"other")), b"sig")
+
+
+def test_verification_is_remembered_for_exactly_one_authenticator():
+    """Another authenticator over the same request has to be verified for itself."""
+    pool = Mempool(MempoolOptions())
+    admit(pool, request(1, 1, auth=b"good"))
+    block = [request(1, 1, auth=b"good"), request(1, 1, auth=b"bad"), request(2, 1)]
+    assert pool.unverified(block, [digest(r) for r in block]) == [1, 2]
+    assert not pool.verified(b"unknown", b"good")
+
+
+def test_accepted_prepares_register_their_requests_above_the_quota():
+    """A3.3: they are pending, with timers, and not proposed again."""
+    pool = Mempool(MempoolOptions(client_quota=1, capacity=1, minimum=1, prepared_capacity=3))
+    admit(pool, request(1, 1), now=1)
+    register(pool, *[request(1, s) for s in range(1, 6)], now=2)
+    assert len(pool) == 4  # one admitted, and as many from Prepares as their bound allows
+    assert pool.waiting == 0
+    pool.executed(key(request(1, 1)), 3)
+    assert pool.oldest_pending_ms() == 2
+    assert admit(pool, request(2, 1)) == []  # requests of Prepares use up nobody's admission
+
+
+def test_a28_a71_after_a_view_change_the_rest_is_waiting_again():
+    """A-28, A-71: what the new view does not propose again returns, by first sight."""
+    pool = Mempool(MempoolOptions())
+    admit(pool, request(1, 1), request(1, 2), now=1)
+    register(pool, request(2, 1), now=2)
+    admit(pool, request(1, 3), now=3)
+    assert take(pool, 2) == [(1, 1), (1, 2)]
+    pool.reset_in_flight([key(request(1, 2))])
+    assert pool.oldest_waiting_ms() == 1
+    assert take(pool) == [(1, 1), (2, 1), (1, 3)]
+    assert pool.oldest_waiting_ms() is None
+
+
+def test_returned_requests_get_their_old_place():
+    pool = Mempool(MempoolOptions())
+    admit(pool, *[request(1, s) for s in range(1, 5)])
+    take(pool, 3)
+    pool.returned([key(request(1, 1)), key(request(1, 3)), key(request(9, 9))])
+    assert take(pool) == [(1, 1), (1, 3), (1, 4)]
+
+
+def test_a44_each_request_is_forwarded_once_per_view():
+    """A-44, A3.6: after T_fwd, once; again when another primary is in charge; never while in a block."""
+    pool = Mempool(MempoolOptions())
+    admit(pool, request(1, 1), request(1, 2), now=0)
+    admit(pool, request(1, 3), now=50)
+    register(pool, request(1, 2))
+    assert [r.seq for r in pool.due_for_forwarding(99, 100)] == []
+    assert [r.seq for r in pool.due_for_forwarding(100, 100)] == [1]
+    assert [r.seq for r in pool.due_for_forwarding(200, 100)] == [3]
+    assert pool.due_for_forwarding(10**6, 100) == []
+    pool.reset_in_flight([])
+    assert [r.seq for r in pool.due_for_forwarding(10**6, 100)] == [1, 2, 3]
+
+
+def test_forwarding_is_bounded_per_call():
+    pool = Mempool(MempoolOptions())
+    admit(pool, *[request(1, s, bytes(100)) for s in range(1, 10)])
+    assert [r.seq for r in pool.due_for_forwarding(100, 0, limit=2)] == [1, 2]
+    assert [r.seq for r in pool.due_for_forwarding(100, 0, max_bytes=320)] == [3, 4]
+    assert [r.seq for r in pool.due_for_forwarding(100, 0, max_bytes=1)] == [5]
+    assert [r.seq for r in pool.due_for_forwarding(100, 0)] == [6, 7, 8, 9]
+
+
+@pytest.mark.parametrize("taking", [True, False])
+def test_i17_queues_do_not_outgrow_what_is_pending(taking):
+    """I-17: behind one request that never executes, millions may come and go."""
+    pool = Mempool(MempoolOptions())
+    admit(pool, request(1, 1))
+    for seq in range(1, 20_000):
+        ask = request(2, seq)
+        admit(pool, ask)
+        if taking:
+            pool.take(10, 1000)
+        pool.executed(key(ask), 0)
+    assert len(pool) == 1
+    assert len(pool._arrivals) + len(pool._unforwarded) < 4096
+    assert len(pool._clients) == 1 and len(pool._verified) == 1 and len(pool._ring) <= 1
+
+
+def test_pending_keys_allow_to_drop_what_a_state_transfer_decided():
+    pool = Mempool(MempoolOptions())
+    admit(pool, request(1, 1), request(1, 2))
+    pool.executed_many([k for k in pool.pending_keys() if k[2] == 1], 0)
+    assert pool.pending_keys() == [key(request(1, 2))]
+
+
+def test_the_room_of_a_body_is_estimated_from_above():
+    """The overhead per request covers the longest encoding there is."""
+    longest = [Request(b"\xff" * 16, 2**63 - 1, 2**63 - 1, bytes(1 << 18), bytes(1024))] * 3
+    pool = Mempool(MempoolOptions(max_request_bytes=1 << 20))
+    register(pool, *longest)
+    pool.reset_in_flight([])
+    estimate = pool.waiting_bytes * 3 + BODY_OVERHEAD_BYTES
+    assert len(encode_body(longest)) <= estimate

@@ -1,0 +1,91 @@
+"""When a block is cut."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tepbft.seal import Sealer, Sealing
+
+SEALER = Sealer(block_requests=10, block_bytes=1000, window=16, in_flight_limit=4, max_wait_ms=5)
+
+
+def moment(**changed) -> Sealing:
+    values = {
+        "now_ms": 100,
+        "waiting": 1,
+        "waiting_bytes": 10,
+        "oldest_waiting_ms": 100,
+        "in_flight": 1,
+        "next_height": 7,
+        "stable": 5,
+    }
+    return Sealing(**{**values, **changed})
+
+
+@pytest.mark.parametrize(
+    ("changed", "seals"),
+    [
+        ({"in_flight": 0}, True),  # idle: at once
+        ({}, False),  # busy: wait for company
+        ({"waiting": 10}, True),  # a full block by count
+        ({"waiting": 5, "waiting_bytes": 1000}, True),  # by size
+        ({"now_ms": 105}, True),  # the oldest waited long enough
+        ({"now_ms": 104}, False),
+        ({"now_ms": 105, "in_flight": 4}, False),  # enough under way
+        ({"waiting": 99, "in_flight": 4}, False),
+        ({"in_flight": 0, "next_height": 21}, True),  # the last height of the window
+        ({"in_flight": 0, "next_height": 22}, False),  # A-16: above stable + BL
+        ({"in_flight": 0, "waiting": 0, "oldest_waiting_ms": None}, False),  # no empty blocks
+    ],
+)
+def test_rule(changed, seals):
+    """A3.3: seal on size or on max_wait, inside the window; at once if nothing is under way."""
+    assert SEALER.should_seal(moment(**changed)) is seals
+
+
+moments = st.builds(
+    Sealing,
+    now_ms=st.integers(90, 120),
+    waiting=st.integers(0, 12),
+    waiting_bytes=st.integers(0, 1200),
+    oldest_waiting_ms=st.integers(90, 100),
+    in_flight=st.integers(0, 5),
+    next_height=st.integers(1, 30),
+    stable=st.integers(0, 10),
+)
+
+
+@given(moments)
+def test_waking_up_in_time_is_enough(now):
+    """`wake_at_ms` is the moment at which time alone makes the difference."""
+    wake = SEALER.wake_at_ms(now)
+    if wake is None:
+        later = Sealing(
+            now.now_ms + 10**6,
+            now.waiting,
+            now.waiting_bytes,
+            now.oldest_waiting_ms,
+            now.in_flight,
+            now.next_height,
+            now.stable,
+        )
+        assert not SEALER.should_seal(later)
+        return
+
+    def at(time: int) -> bool:
+        return SEALER.should_seal(
+            Sealing(
+                time,
+                now.waiting,
+                now.waiting_bytes,
+                now.oldest_waiting_ms,
+                now.in_flight,
+                now.next_height,
+                now.stable,
+            )
+        )
+
+    assert at(wake)
+    assert wake == now.now_ms or not at(wake - 1)
