@@ -7,8 +7,8 @@ real trusted component and may ask it anything, in any order.
 from __future__ import annotations
 
 import pytest
-from support.world import WALL_MS, World
 
+from support.world import WALL_MS, World
 from tepbft.core.block import NORMAL, Block, Request, encode_body, null_block
 from tepbft.core.certificates import PrepareHead
 from tepbft.errors import PeerFault

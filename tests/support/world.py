@@ -171,9 +171,7 @@ class World:
         ui = host.tc.call(Attest(possession_digest(self.chain_id, change)))
         assert isinstance(ui, Ui)
         evidence = host.operator.sign(replace_preimage(self.chain_id, change))
-        return ReplaceTc(
-            number, old, identity.tc_id, identity.key, ui.seq, ui.signature, evidence
-        )
+        return ReplaceTc(number, old, identity.tc_id, identity.key, ui.seq, ui.signature, evidence)
 
     def readmit(self, number: int) -> None:
         self.event(number, AdmissionRequested(self.admission(number)))
@@ -203,9 +201,7 @@ class World:
                 case SaveSnapshot():
                     host.store.save_snapshot(effect.height, effect.chunks)
                 case ReplaceState():
-                    host.store.replace_state(
-                        effect.height, effect.header, effect.certificate, effect.chunks
-                    )
+                    host.store.replace_state(effect.height, effect.header, effect.certificate, effect.chunks)
         for request in effects.certify:
             answer = host.tc.call(request)
             host.statements.append((request, answer))

@@ -37,5 +37,6 @@ class ExecutionRate:
         self._executed += count
         if self._busy_ms >= SAMPLE_MS:
             sample = self._executed * 1000 / self._busy_ms
-            self.per_second += (sample - self.per_second) * min(1.0, self._busy_ms / MEMORY_MS)
+            weight = min(1.0, self._busy_ms / MEMORY_MS) if self.per_second else 1.0
+            self.per_second += (sample - self.per_second) * weight
             self._executed = self._busy_ms = 0

@@ -60,8 +60,7 @@ class MemoryStore:
         self._installed: Height = 0
         self._header: Header | None = None
         self._base: Height | None = None
-        self._void = 0
-        self._void_above: Height = 0
+        self._voids: list[tuple[int, Height]] = []
         self._replay = 0
         self._index()
 
@@ -81,10 +80,8 @@ class MemoryStore:
 
     def _is_void(self, place: int, record: Record) -> bool:
         """True for what was executed and then superseded by a state transfer."""
-        return (
-            isinstance(record, HeaderRecord)
-            and place < self._void
-            and record.header.height > self._void_above
+        return isinstance(record, HeaderRecord) and any(
+            place < void and record.header.height > installed for void, installed in self._voids
         )
 
     def _note(self, place: int, record: Record) -> None:
@@ -138,7 +135,7 @@ class MemoryStore:
         survivor = MemoryStore()
         survivor._log, survivor._state = self._log, self._state
         survivor._snapshots, survivor._base = self._snapshots, self._base
-        survivor._void, survivor._void_above = self._void, self._void_above
+        survivor._voids = self._voids
         survivor._installed, survivor._header = self._installed, self._header
         for _ in range(min(lost_installs, len(self._undo))):
             undo = self._undo.pop()
@@ -189,13 +186,13 @@ class MemoryStore:
         """See `ChainStore.replace_state`."""
         check_replace_state(self._installed, height, header, certificate)
         pairs = [pair for chunk in chunks for pair in decode_chunk(chunk)]
-        self._void, self._void_above = len(self._log), self._installed
+        self._voids.append((len(self._log), self._installed))
         self.append([StableRecord(certificate, header)])
         self._state, self._keys = dict(pairs), None
         self._undo.clear()
-        self._installed, self._header, self._base = height, header, height
-        self._snapshots = {h: kept for h, kept in self._snapshots.items() if h <= height}
-        self._snapshots[height] = tuple(chunks)
+        self._installed, self._header = height, header
+        self._snapshots = {h: kept for h, kept in self._snapshots.items() if h <= height and h != self._base}
+        self._base, self._snapshots[height] = height, tuple(chunks)
         self._prune()
         self._replay = self._first_above(height)
         self._index()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from tepbft.core.block import CONFIG, Header, Receipt
 from tepbft.core.certificates import CheckpointCertificate
 from tepbft.core.configuration import Configuration, Genesis
@@ -100,7 +102,7 @@ def _header(store: ChainStore, height: Height) -> Header:
 
 def _check_links(headers: list[Header], certificate: CheckpointCertificate) -> None:
     """A proof that does not verify is worse than none: refuse to hand it out."""
-    for below, above in zip(headers, headers[1:], strict=False):
+    for below, above in pairwise(headers):
         if above.parent != below.digest():
             raise LookupError(f"the headers at {below.height} and {above.height} do not fit together")
     if headers[-1].digest() != certificate.digest:

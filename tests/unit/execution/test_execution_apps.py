@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from execution_world import DictReader, client, executor, request, run, settle
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tepbft.core.block import OK, REFUSED
@@ -65,6 +65,7 @@ def test_kv_range_is_cut_before_its_result_grows_too_large():
     assert status == OK and len(result["pairs"]) == 2 and result["more"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("pgdcr"), st.binary(max_size=1), st.binary(max_size=1))))
 def test_kv_equals_a_dict(steps):
     """Every result is what a dict says."""
@@ -133,6 +134,7 @@ bank_operations = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(bank_operations, max_size=40), st.integers(1, 7))
 def test_bank_conserves_money(operations, size):
     """The sum of all balances is the opening balances plus what came in from outside."""
@@ -220,6 +222,7 @@ def test_notary_bounds_the_bytes_of_a_name():
 
 
 @pytest.mark.parametrize("name", ["kv", "bank", "notary"])
+@settings(deadline=None)
 @given(data=st.binary(max_size=40))
 def test_arbitrary_operations_never_crash_an_application(name, data):
     """I-25: hostile bytes are refused, not an application error."""
@@ -264,6 +267,7 @@ def test_nonsense_words_are_explained(name, words):
     assert caught.value.remedy
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=30))
 def test_rendered_bytes_can_be_typed_again(data):
     assert parse_bytes(render_bytes(data)) == data

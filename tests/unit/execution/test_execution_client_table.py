@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 from execution_world import CHAIN, DictReader, client, executor, request, run, settle
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tepbft.core.block import CONFLICT, DUPLICATE, OK, OUT_OF_WINDOW, REFUSED, STALE, digest_of
@@ -49,6 +49,7 @@ operations = st.tuples(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(operations, st.booleans(), st.booleans()), max_size=60))
 def test_statuses_follow_the_model_whatever_is_installed_and_reloaded(steps):
     """A9: the table agrees with the model, across block ends, installs and reloads from the store."""
@@ -87,6 +88,7 @@ def test_a39_any_order_inside_the_window_executes_each_request_once(order):
     assert machine.get(b"atotal") == b"4"
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 12), max_size=80), st.lists(st.integers(1, 6), max_size=30))
 def test_i12_effects_count_once_per_number(numbers, cuts):
     """I-12: however often and in whatever order numbers are ordered, each has its effect at most once."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from execution_world import DictReader
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tepbft.errors import OperationRefused
@@ -34,6 +34,7 @@ def write(context: BlockContext, table: dict[bytes, bytes | None]) -> None:
             context.put(key, value)
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(keys, st.binary(max_size=2), max_size=8),
     st.lists(writes, max_size=4),

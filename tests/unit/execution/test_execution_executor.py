@@ -16,7 +16,7 @@ from execution_world import (
     settle,
     state_of,
 )
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tepbft.core.block import (
@@ -60,6 +60,7 @@ actions = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(blocks, actions)
 def test_i2_headers_do_not_depend_on_installs_and_rollbacks(chain, schedule):
     """I-2, I-11: one executor runs straight on, the other installs, goes back and executes again."""
@@ -87,6 +88,7 @@ def test_i2_headers_do_not_depend_on_installs_and_rollbacks(chain, schedule):
     assert state_of(wavering) == state_of(straight)
 
 
+@settings(deadline=None)
 @given(blocks, blocks)
 def test_snapshot_restore_continues_identically(before, after):
     """A-37, S-44: a node that was sent a snapshot goes on with the same headers and replies."""
@@ -117,9 +119,7 @@ def test_header_fields_are_what_they_are_said_to_be():
     leaves = [r.leaf() for r in done.receipts]
     assert header.receipts_root == merkle_root(leaves)
     assert merkle_check(leaves[1], 1, 2, merkle_path(leaves, 1), header.receipts_root)
-    write_set = b"".join(
-        [(2).to_bytes(4, "little"), (1).to_bytes(8, "little", signed=True), b"ak", b"v"]
-    )
+    write_set = b"".join([(2).to_bytes(4, "little"), (1).to_bytes(8, "little", signed=True), b"ak", b"v"])
     assert header.state_root == digest(b"TEP1/STA", parent.state_root, digest(write_set))
     assert header.clients_root == digest(b"TEP1/CLI", parent.clients_root, digest(*leaves))
     assert header.snapshot_root == ZERO_DIGEST

@@ -10,7 +10,7 @@ import pytest
 from tepbft.errors import TepbftError
 from tepbft.execution.loader import SHIPPED, load_application, load_operations
 
-MODULE = '''
+MODULE = """
 class Echo:
     def execute(self, context, operation):
         return operation
@@ -32,7 +32,7 @@ class Spoken(Echo):
         return result.decode().upper()
 
 number = 3
-'''
+"""
 
 
 @pytest.fixture

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tepbft.crypto.hash import EMPTY_ROOT, leaf_hash, merkle_root
@@ -29,6 +30,7 @@ states = st.dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(states, st.randoms(use_true_random=False))
 def test_any_state_survives_chunks_in_any_order(state, shuffler):
     """A3.5: decode(make(state)) = state; chunks keep their bound and do not depend on the route."""
@@ -84,13 +86,12 @@ def test_hostile_chunks_are_refused(chunk):
         decode_chunk(chunk)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_arbitrary_bytes_never_crash_the_decoder(data):
     """I-25."""
-    try:
+    with contextlib.suppress(PeerFault):
         assert make_chunks(decode_chunk(data)) == [data]
-    except PeerFault:
-        pass
 
 
 def test_s21_a_poisoned_transfer_is_detected_per_chunk():

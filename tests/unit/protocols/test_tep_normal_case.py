@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from support.world import World
 
+from support.world import World
 from tepbft.execution.loader import load_operations
 
 

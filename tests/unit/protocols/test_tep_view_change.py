@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from support.world import World
 
+from support.world import World
 from tepbft.execution.loader import load_operations
 from tepbft.protocols.tep.messages import Checkpoint, Commit, Prepare
 
@@ -80,9 +80,7 @@ def test_all_crash_and_return_with_their_components() -> None:
 @pytest.mark.parametrize("lost", ["Prepare", "Commit", "Checkpoint"])
 def test_lost_messages_are_repaired(lost: str) -> None:
     world = World(5, seed=3)
-    world.filters.append(
-        lambda s, t, m: not (type(m).__name__ == lost and world.random.random() < 0.5)
-    )
+    world.filters.append(lambda s, t, m: not (type(m).__name__ == lost and world.random.random() < 0.5))
     load(world, 30, wait=30_000)
     world.run(3000)
     assert world.agree()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tepbft.seal import Sealer, Sealing
@@ -57,6 +57,7 @@ moments = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(moments)
 def test_waking_up_in_time_is_enough(now):
     """`wake_at_ms` is the moment at which time alone makes the difference."""

@@ -17,8 +17,8 @@ from tepbft.protocols.tep.messages import (
     departure_digest,
     summary_digest,
 )
+from tepbft.protocols.tep.new_view import base_certificate
 from tepbft.protocols.tep.state import State
-from tepbft.protocols.tep.view_change import base_certificate
 from tepbft.storage.port import (
     BodyRecord,
     CommitRecord,

@@ -16,6 +16,7 @@ from tepbft.protocols.tep import (
     barrier,
     catch_up,
     checkpoints,
+    new_view,
     ordering,
     recovery,
     state_transfer,
@@ -106,11 +107,11 @@ class Replica:
             case ViewChange():
                 view_change.on_view_change(s, sender, message)
             case NewView():
-                view_change.on_new_view(s, sender, message)
+                new_view.on_new_view(s, sender, message)
             case NvAck():
-                view_change.on_ack(s, sender, message)
+                new_view.on_ack(s, sender, message)
             case NewViewCertificate():
-                view_change.on_new_view_certificate(s, sender, message)
+                new_view.on_new_view_certificate(s, sender, message)
             case Final():
                 ordering.on_final(s, sender, message)
             case Stable():
@@ -147,9 +148,9 @@ class Replica:
             case Depart(), DepartureUi() | Refused():
                 view_change.on_departed(s, request, answer)
             case Install(), Ui() | Refused():
-                view_change.on_installed(s, request, answer)
+                new_view.on_installed(s, request, answer)
             case EnterView(), Done() | Refused():
-                view_change.on_entered(s, request, answer)
+                new_view.on_entered(s, request, answer)
             case ((AdvanceFloor() | BeginConfig() | Attest()), _):
                 if isinstance(answer, Refused):
                     s.notice("tc_refused", code=answer.code, reason=answer.reason)
@@ -213,9 +214,9 @@ class Replica:
         s = self.state
         while True:
             view_change.leave(s)
-            view_change.try_new_view(s)
+            new_view.try_new_view(s)
             if not s.active or s.new_views:
-                view_change.retry_new_views(s)
+                new_view.retry_new_views(s)
             if self._execute() or barrier.pass_barrier(s):
                 continue
             if not s.replay:
