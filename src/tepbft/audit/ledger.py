@@ -98,7 +98,7 @@ class LedgerCheck:
 
     @property
     def height(self) -> Height:
-        """Last height that was re-executed."""
+        """Last height that was re-executed and agreed."""
         return self._executor.height
 
     @property
@@ -127,6 +127,7 @@ class LedgerCheck:
         digests = [digest_of(self._rules.chain_id, request) for request in requests]
         self._check_requests(height, requests, digests)
         following = self._following(block)
+        below = self.header
         executed = self._executor.execute(
             block,
             block.digest(self._rules.chain_id),
@@ -135,6 +136,7 @@ class LedgerCheck:
             encode(following) if following else None,
         )
         if not self._compare(executed):
+            self._executor.rollback(below)
             self._stop(height, "its header differs from re-execution")
             return None
         self._check_stables(height, executed.digest)

@@ -31,11 +31,11 @@ class AuditReport(Struct, frozen=True):
 
     ok: bool
     heights_checked: int
-    """Blocks that were re-executed and compared."""
+    """Blocks that were re-executed and agreed with what is recorded."""
     from_height: int
     """Height of the genesis or base snapshot that re-execution started from."""
     to_height: int
-    """Last height that was re-executed."""
+    """Last height that was re-executed and agreed."""
     committed_height: int
     """Highest height with a block that is final."""
     records: int

@@ -85,9 +85,9 @@ def decode_chunk(chunk: bytes) -> list[tuple[bytes, bytes]]:
 class SnapshotAssembler:
     """Collects the chunks of one snapshot, in any order, from anybody.
 
-    `root` is `snapshot_root` of a certified header; `count` is what a server says. A server may
-    name a wrong count and hashes that fold into the same root but belong to no chunk: it cannot
-    serve them. Begin anew with the count of another server if one delivers nothing.
+    `root` is `snapshot_root` of a certified header; `count` is what a server says. The root binds the
+    number of leaves, so a wrong count shows as soon as hashes are offered: begin anew with the count
+    of another server then.
     """
 
     def __init__(self, root: bytes, count: int) -> None:

@@ -47,6 +47,7 @@ from tepbft.trusted.port import Identity
 from tepbft.types import ConnectionId, Height, Millis, NodeId
 from tepbft.wire import Welcome
 
+FORGET_AT_ONCE = 256
 REFUSAL_CODES = {2: "conflict", 3: "stale", 4: "out_of_window"}
 """Why a request is not admitted, by the status that executing it would come to (A9)."""
 
@@ -257,9 +258,20 @@ class Node:
         """Requests that wait at a backup go to the primary, and once to everybody (A-44)."""
         state = self.state
         after = state.options.t_request_ms // 2
+        if self.mempool.overdue(state.now, after):
+            self._forget_decided()
         due = self.mempool.due_for_forwarding(state.now, after)
         if due and state.primary != self.me:
             state.broadcast(Forward(tuple(due)))
+
+    def _forget_decided(self) -> None:
+        """Of the oldest pending requests, drop those that no block can execute any more: a client that
+        began a newer session must not cause view changes by what it left behind (A-42, S-42)."""
+        decided = self.ledger.executor.is_decided
+        oldest = self.mempool.pending_keys()[:FORGET_AT_ONCE]
+        gone = [key for key in oldest if decided(*key)]
+        if gone:
+            self.mempool.executed_many(gone, self.state.now)
 
     # --- sealing ------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from tepbft.core.block import Receipt, Request
 from tepbft.core.events import Reply
 from tepbft.types import ConnectionId, Height
 
-CONNECTIONS_PER_CLIENT = 8
+CONNECTIONS_PER_CLIENT = 256
 """A client may be heard on so many connections at once; the least recent makes room."""
 
 

@@ -182,10 +182,11 @@ def read_secret(path: Path) -> str:
         raise TepbftError(
             str(path), f"it cannot be read ({error.strerror})", "Run as the owner of the file."
         ) from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise TepbftError(str(path), "it is not a regular file", "Put the secret itself there.")
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise TepbftError(str(path), "it is not a regular file", "Put the secret itself there.")
         if status.st_mode & 0o077:
             raise TepbftError(
                 str(path),

@@ -7,6 +7,7 @@ import pytest
 from support.world import World
 from tepbft.execution.loader import load_operations
 from tepbft.protocols.tep.messages import Checkpoint, Commit, Prepare
+from tepbft.storage.port import ConfigRecord
 
 put = lambda key, value: load_operations("kv").parse(["put", key, value])  # noqa: E731
 
@@ -133,3 +134,39 @@ def test_deep_laggard_gets_a_snapshot() -> None:
     load(world, 5, "z")
     world.run(1000)
     assert world.agree()
+
+
+def test_a_crash_between_barrier_and_next_configuration_is_repaired() -> None:
+    """A8.3: the CONFIG block is stable on disk, the record of the new configuration is not."""
+    world = World(5)
+    load(world, 3)
+    world.crash(4)
+    world.lose_component(4)
+    world.start(4)
+    store = world.hosts[1].store
+    plain = store.append
+    store.append = lambda records: plain(  # type: ignore[method-assign]
+        [record for record in records if not isinstance(record, ConfigRecord)]
+    )
+    world.run(500)
+    world.readmit(4)
+    assert world.run(8000, lambda: world.node(1).configuration.number == 1)
+    world.crash(1)
+    world.start(1)
+    assert world.node(1).configuration.number == 1
+    load(world, 3, "b")
+    world.run(1000)
+    assert world.agree()
+
+
+def test_leftovers_of_a_retired_session_cause_no_view_change() -> None:
+    """A-42, S-42a: a request of an old session, sent to backups only, can never execute."""
+    world = World(3)
+    client = world.clients[0]
+    old = client.make(put("old", "v"))
+    client.send([old], to=[1, 2])
+    client.session, client.seq = 2, 0
+    new = client.submit(put("new", "v"))
+    assert world.run(400, client.done(new))
+    world.run(5000)
+    assert [host.node.state.view for host in world.alive if host.node] == [0, 0, 0]

@@ -34,7 +34,7 @@ note_codec: Codec[Note] = Codec(Note)
 async def until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
     """Wait for something that is bound to happen."""
     async with asyncio.timeout(timeout_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 (whatever is waited for has no event of its own)
             await asyncio.sleep(0.005)
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import msgspec
 
+from tepbft.core.block import CONFIG
+from tepbft.core.configuration import next_configuration
 from tepbft.core.verification import check_prepare
 from tepbft.protocols.tep.messages import (
     NewView,
@@ -54,6 +56,7 @@ def load(s: State, recovered: Recovered, identity: Identity) -> None:
         elif isinstance(record, ViewRecord) and record.cfg == s.cfg.number:
             views[record.slot] = record
     s.collect_unreferenced()
+    _load_barrier(s)
     if identity.cfg < s.cfg.number:
         s.certify(BeginConfig(s.cfg.number, s.cfg.digest(), s.cfg.floor))
     _load_view(s, views, identity)
@@ -95,6 +98,13 @@ def _load_commit(s: State, record: CommitRecord) -> None:
 def _load_stable(s: State, record: StableRecord) -> None:
     if record.certificate.cfg == s.cfg.number and record.certificate.height > s.stable_height:
         s.stable_height, s.stable_certificate = record.certificate.height, record.certificate
+
+
+def _load_barrier(s: State) -> None:
+    """A CONFIG block may be installed and the configuration after it not begun: the crash came between."""
+    stored = s.store.block(s.executed) if s.executed > s.cfg.floor else None
+    if stored is not None and stored.block.kind == CONFIG and stored.block.cfg == s.cfg.number:
+        s.barrier, s.following = s.executed, next_configuration(s.cfg, stored.block)
 
 
 def _load_view(s: State, views: dict[str, ViewRecord], identity: Identity) -> None:

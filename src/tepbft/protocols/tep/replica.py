@@ -91,6 +91,9 @@ class Replica:
 
     def _dispatch(self, sender: NodeId, message: Message) -> None:
         s = self.state
+        number = getattr(message, "cfg", s.cfg.number)
+        if number < s.cfg.number and not isinstance(message, Status):
+            raise PeerFault("wrong_configuration", f"{number}, this is {s.cfg.number}")
         match message:
             case Prepare():
                 ordering.on_prepare(s, sender, message)

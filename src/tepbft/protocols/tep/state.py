@@ -11,6 +11,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from tepbft.core.block import Block, Header
 from tepbft.core.certificates import CommitCertificate, PrepareHead, Vote
 from tepbft.core.configuration import Configuration, Parameters, ReplaceTc
@@ -21,11 +23,13 @@ from tepbft.core.verification import NodeSigner, Verifier
 from tepbft.errors import PeerFault
 from tepbft.protocols.tep.evidence import Evidence, Setting
 from tepbft.protocols.tep.messages import (
+    Commit,
     FetchBody,
     NewView,
     NewViewCertificate,
     NvAck,
     Offer,
+    Prepare,
     ReqVc,
     Status,
     ViewChange,
@@ -36,6 +40,10 @@ from tepbft.types import Height, Millis, NodeId, View
 
 MAX_VOTE_SETS = 8
 """Distinct (view, digest) pairs for which a slot keeps votes; lower views make room."""
+MAX_HELP_KINDS = 512
+"""Kinds of help to one peer that are remembered at once (I-17)."""
+MAX_POSTPONED_BODY = 1 << 18
+"""A postponed message keeps a body up to this size; a larger one is fetched again, bytes."""
 MAX_BODIES = 8
 """Bodies that a slot holds at once."""
 
@@ -287,6 +295,11 @@ class State:
         last = peer.helped_ms.get(kind)
         if last is not None and self.now - last < self.options.t_retransmit_ms:
             return False
+        if len(peer.helped_ms) >= MAX_HELP_KINDS:  # what is older than the interval says nothing any more
+            limit = self.now - self.options.t_retransmit_ms
+            peer.helped_ms = {kind: at for kind, at in peer.helped_ms.items() if at > limit}
+            if len(peer.helped_ms) >= MAX_HELP_KINDS:
+                return False
         peer.helped_ms[kind] = self.now
         return True
 
@@ -296,4 +309,7 @@ class State:
         if peer is not None:
             if len(peer.future) >= 2 * self.window + 8:
                 peer.future.popleft()
+            block = getattr(message, "block", None)
+            if isinstance(message, Prepare | Commit) and block and len(block.body) > MAX_POSTPONED_BODY:
+                message = msgspec.structs.replace(message, block=None)
             peer.future.append(message)

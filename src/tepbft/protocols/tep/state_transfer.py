@@ -31,20 +31,10 @@ def on_fetch_final(s: State, sender: NodeId, message: FetchFinal) -> None:
     """Serve final blocks; beyond `keep_blocks`, or where the ledger begins later, offer a snapshot."""
     if message.height > s.executed or not s.may_help(sender, f"final{message.height}"):
         return
-    _forget_help(s, sender)
     far = s.executed - message.height > s.parameters.keep_blocks
     if (far or s.store.block(message.height) is None) and _offer(s, sender, message.height):
         return
     serve_final(s, sender, message.height)
-
-
-def _forget_help(s: State, sender: NodeId) -> None:
-    """Bound the table of help given: one entry per kind and peer, a few hundred at most (I-17)."""
-    helped = s.peers[sender].helped_ms
-    if len(helped) > 256:
-        limit = s.now - s.options.t_retransmit_ms
-        for kind in [kind for kind, when in helped.items() if when <= limit]:
-            del helped[kind]
 
 
 def on_fetch_offer(s: State, sender: NodeId, message: FetchOffer) -> None:
