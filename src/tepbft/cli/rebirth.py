@@ -46,6 +46,7 @@ def _replaceable(layout: NodeLayout) -> tuple[Path, Path, Path]:
 
 def _remove_drafts(cluster: Cluster) -> None:
     """What an attempt left that never got as far as the marker."""
+    stop_components([_draft_layout(folder.layout) for folder in cluster.nodes], quietly=True)
     for folder in cluster.nodes:
         for path in _replaceable(folder.layout):
             draft = _new_beside(path)
@@ -136,9 +137,11 @@ def _take_place(path: Path, suffix: str) -> None:
     draft, aside = _new_beside(path), _old_beside(path, suffix)
     if not draft.exists():
         return
-    if path.exists():
+    if path.is_dir():
         os.rename(path, aside)
-    os.rename(draft, path)
+    elif path.exists() and not aside.exists():
+        os.link(path, aside)  # a file is replaced at once: there is a genesis at every moment
+    os.replace(draft, path)
     sync_folder(path.parent)
 
 

@@ -120,8 +120,8 @@ def _describe(record: dict[str, Any]) -> None:
         "more than the cluster survives by itself."
     )
     say(
-        f"Proven by the stores: height {record['height']} (checkpoint at {record['stable_height']}), the same "
-        f"state in {agreeing}."
+        f"Proven by the stores: height {record['height']} (checkpoint at {record['stable_height']}), "
+        f"the same state in {agreeing}."
     )
     for problem in record["problems"]:
         warn(problem)
@@ -134,7 +134,7 @@ def recover(
     ] = False,
     without: Annotated[
         list[int] | None,
-        typer.Option("--without", metavar="K", help="Leave this node's damaged store out; may be repeated."),
+        typer.Option("--without", metavar="K", help="Leave out this node's damaged store."),
     ] = None,
     json: Annotated[
         bool, typer.Option("--json", help="One JSON object per line on standard output.")
