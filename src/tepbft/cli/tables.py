@@ -12,7 +12,7 @@ from rich.table import Table
 from tepbft.cli.cluster import Cluster, http_address
 from tepbft.cli.output import emit, page, short, table
 from tepbft.cli.processes import node_pid
-from tepbft.cli.verdict import CHANGING, DEGRADED, HEALTHY, Verdict
+from tepbft.cli.verdict import CHANGING, DEGRADED, HEALTHY, LOST, Verdict
 from tepbft.core.configuration import Member
 from tepbft.node.status import NodeStatus
 
@@ -42,7 +42,7 @@ def node_table(statuses: Sequence[NodeStatus | None], members: Sequence[Member])
                 str(status.pending_requests),
             ]
         )
-    columns = ["node", ">http", "phase", ">view", ">height", ">stable", "head", "component", ">queue"]
+    columns = ["node", ">http", "phase", ">view", ">height", ">stable", "head", "trusted", ">queue"]
     return table("", columns, rows)
 
 
@@ -52,6 +52,8 @@ def show_cluster(cluster: Cluster, statuses: Sequence[NodeStatus | None], verdic
     console.print(node_table(statuses, cluster.genesis.members))
     colour = _COLOURS.get(verdict.state, "red")
     console.print(f"[{colour}]{verdict.state}[/{colour}]: {escape(verdict.text)}", soft_wrap=True)
+    if verdict.state == LOST:
+        return  # what each node hopes for is of no use then
     for status in statuses:
         if status is not None and status.verdict and status.phase != "active":
             console.print(f"node{status.node}: {escape(status.verdict)}", soft_wrap=True)

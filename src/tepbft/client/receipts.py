@@ -10,24 +10,18 @@ With at most f Byzantine nodes the outcome is then the one in the agreed chain (
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NoReturn
 
 from msgspec import Struct
 
-from tepbft.core.admission import AdmissionRule, OperatorSignature, config_block
+from tepbft.core.admission import AdmissionRule, OperatorSignature
 from tepbft.core.block import Header, request_digest
-from tepbft.core.configuration import (
-    Configuration,
-    Genesis,
-    check_replace,
-    decode_replace,
-    next_configuration,
-)
+from tepbft.core.configuration import Configuration, Genesis
+from tepbft.core.links import follow_link
 from tepbft.core.verification import Verifier, check_checkpoint_certificate
 from tepbft.crypto.hash import merkle_check
 from tepbft.errors import PeerFault, TepbftError
 from tepbft.trusted.verify import UiVerifier
-from tepbft.wire import ConfigLink, ProvenReceipt
+from tepbft.wire import ProvenReceipt
 
 
 class ReceiptRefused(TepbftError):
@@ -143,34 +137,16 @@ def _follow_links(
             f"{len(proof.links)} links cannot lead to configuration {proof.certificate.cfg}",
         )
     for link in proof.links:
-        cfg = follow_link(genesis, cfg, link, verifier, admission)
+        try:
+            cfg = follow_link(
+                genesis.chain_id,
+                cfg,
+                link,
+                verifier=verifier,
+                admission=admission,
+                min_gap=genesis.parameters.min_config_gap,
+            )
+        except PeerFault as fault:
+            reason = f"the step to configuration {cfg.number + 1}: {fault.detail}"
+            raise ReceiptRefused(fault.code, reason) from None
     return cfg
-
-
-def follow_link(
-    genesis: Genesis, cfg: Configuration, link: ConfigLink, verifier: Verifier, admission: AdmissionRule
-) -> Configuration:
-    """The configuration after `cfg` as `link` proves it; ReceiptRefused if it proves nothing (I-19)."""
-
-    def refuse(check: str, reason: str) -> NoReturn:
-        raise ReceiptRefused(check, f"the step to configuration {cfg.number + 1}: {reason}")
-
-    if link.cfg != cfg.number:
-        refuse("configuration", f"it is a step from configuration {link.cfg}")
-    try:
-        op = decode_replace(link.body)
-        block = config_block(link.cfg, link.height, link.ts, op)
-        check_replace(cfg, op, link.height, genesis.parameters.min_config_gap)
-        following = next_configuration(cfg, block)
-    except PeerFault as fault:
-        refuse("configuration", fault.detail or fault.code)
-    header, certificate = link.header, link.certificate
-    if header.height != link.height or header.block_digest != block.digest(genesis.chain_id):
-        refuse("configuration", f"header {header.height} is not that of its block")
-    if (certificate.height, certificate.digest) != (header.height, header.digest()):
-        refuse("certificate", f"its certificate does not cover header {header.height}")
-    if not check_checkpoint_certificate(cfg, certificate, verifier):
-        refuse("certificate", f"it lacks {cfg.quorums.certificate} valid signatures of distinct members")
-    if not admission.admits(genesis.chain_id, cfg, op):
-        refuse("admission", f"the replacement of node {op.node}'s trusted component was not authorised")
-    return following

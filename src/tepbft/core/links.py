@@ -1,4 +1,7 @@
-"""Following the chain of configurations: from one that is trusted to the one that counts (A8.3)."""
+"""Following the chain of configurations: from one that is trusted to the one that counts (A8.3).
+
+A joining node and whoever verifies a receipt offline do exactly this, nothing less.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,42 @@ from tepbft.errors import PeerFault
 from tepbft.wire import ConfigLink
 
 
+def follow_link(
+    chain_id: bytes,
+    cfg: Configuration,
+    link: ConfigLink,
+    *,
+    verifier: Verifier,
+    admission: AdmissionRule,
+    min_gap: int,
+) -> Configuration:
+    """The configuration after `cfg` as `link` proves it (I-19). PeerFault if it proves nothing, its
+    code one of `configuration`, `certificate`, `admission`."""
+    if link.cfg != cfg.number:
+        raise PeerFault("configuration", f"it is a step from configuration {link.cfg}, not {cfg.number}")
+    try:
+        change = decode_replace(link.body)
+        block = config_block(link.cfg, link.height, link.ts, change)
+        check_replace(cfg, change, link.height, min_gap)
+        following = next_configuration(cfg, block)
+    except PeerFault as fault:
+        raise PeerFault("configuration", fault.detail or fault.code) from None
+    header, certificate = link.header, link.certificate
+    if header.height != link.height or header.block_digest != block.digest(chain_id):
+        raise PeerFault("configuration", f"header {header.height} is not that of its block")
+    if (certificate.height, certificate.digest) != (header.height, header.digest()):
+        raise PeerFault("certificate", f"its certificate does not cover header {header.height}")
+    if not check_checkpoint_certificate(cfg, certificate, verifier):
+        raise PeerFault(
+            "certificate", f"it lacks {cfg.quorums.certificate} valid signatures of distinct members"
+        )
+    if not admission.admits(chain_id, cfg, change):
+        raise PeerFault(
+            "admission", f"the replacement of node {change.node}'s trusted component was not authorised"
+        )
+    return following
+
+
 def follow_links(
     chain_id: bytes,
     cfg: Configuration,
@@ -21,23 +60,9 @@ def follow_links(
     min_gap: int,
 ) -> list[Configuration]:
     """The configurations that `links` prove to follow `cfg`, in order; PeerFault at the first link
-    that does not hold. Each rests on a checkpoint certificate of the one before."""
+    that does not hold."""
     found: list[Configuration] = []
     for link in links:
-        change = decode_replace(link.body)
-        block = config_block(link.cfg, link.height, link.ts, change)
-        certificate, header = link.certificate, link.header
-        if link.cfg != cfg.number or header.height != link.height:
-            raise PeerFault("bad_link", f"it does not continue configuration {cfg.number}")
-        if header.block_digest != block.digest(chain_id):
-            raise PeerFault("bad_link", f"its block is not the one in the header at {link.height}")
-        if certificate.height != link.height or certificate.digest != header.digest():
-            raise PeerFault("bad_link", f"its certificate is not for the header at {link.height}")
-        if not check_checkpoint_certificate(cfg, certificate, verifier):
-            raise PeerFault("bad_link", f"its certificate at {link.height} does not verify")
-        check_replace(cfg, change, link.height, min_gap)
-        if not admission.admits(chain_id, cfg, change):
-            raise PeerFault("bad_link", f"the change at {link.height} was not admitted by its operator")
-        cfg = next_configuration(cfg, block)
+        cfg = follow_link(chain_id, cfg, link, verifier=verifier, admission=admission, min_gap=min_gap)
         found.append(cfg)
     return found

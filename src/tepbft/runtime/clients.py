@@ -73,6 +73,7 @@ class ClientConnection(FrameProtocol):
             self._port.gone(self.number)
 
     def frames_received(self, frames: list[bytes]) -> None:
+        """Queue what arrived for the node."""
         self.last_heard_s = asyncio.get_running_loop().time()
         if self._source is not None:
             self._source.put(frames, sum(map(len, frames)))

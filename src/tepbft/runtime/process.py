@@ -33,6 +33,7 @@ from tepbft.rpc.app import create_app
 from tepbft.rpc.server import HttpServer
 from tepbft.runtime.bridge import Bridge
 from tepbft.runtime.clients import ClientPort
+from tepbft.runtime.core import Core, Device
 from tepbft.runtime.inbox import Inbox
 from tepbft.runtime.launcher import Launcher
 from tepbft.runtime.layout import NodeLayout, read_secret, read_seed
@@ -41,7 +42,7 @@ from tepbft.runtime.metrics import Metrics
 from tepbft.runtime.peers import PeerNetwork
 from tepbft.runtime.readmission import Readmission
 from tepbft.runtime.settings import NodeSettings, load_settings
-from tepbft.runtime.shell import Core, Device, Shell
+from tepbft.runtime.shell import Shell
 from tepbft.runtime.tls import TlsContexts, certificate_digest, make_contexts
 from tepbft.runtime.traffic import Traffic
 from tepbft.runtime.transport import bind

@@ -10,17 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol, assert_never
+from typing import Any, assert_never
 
 import msgspec
 import structlog
 
-from tepbft.core.block import Receipt
-from tepbft.core.configuration import Configuration
 from tepbft.core.events import (
     ClientRequests,
     Effects,
@@ -38,19 +34,22 @@ from tepbft.errors import ContractBroken, PeerFault, TepbftError, TrustedRefusal
 from tepbft.node.status import NodeStatus
 from tepbft.runtime.bridge import Bridge
 from tepbft.runtime.clients import ClientPort
+from tepbft.runtime.core import Clock, Core, Device
 from tepbft.runtime.inbox import Inbox, Source
 from tepbft.runtime.metrics import Metrics
 from tepbft.runtime.peers import PeerNetwork
 from tepbft.runtime.readmission import Readmission
 from tepbft.storage.errors import StoreFull
 from tepbft.storage.port import ChainStore
-from tepbft.trusted.port import Identity, TcAnswer, TcRequest
-from tepbft.types import ConnectionId, Height
-from tepbft.wire import WantProof, Welcome
+from tepbft.trusted.port import TcRequest
+from tepbft.types import ConnectionId
+from tepbft.wire import WantProof
 
 BATCH_FRAMES = 128
 MERGE_EVENTS = 32
 RETRY_S = 1.0
+PROBE_MS = 1000
+"""How often a component that has nothing to do is asked whether it is still there."""
 EXIT_CONTRACT_BROKEN = 70
 DEVICE_ERRORS = (OSError, EOFError, TepbftError, TrustedRefusal)
 """What talking to a trusted component that is gone raises."""
@@ -64,52 +63,6 @@ _LEVELS = {
     "alarm": "error",
 }
 log = structlog.get_logger("tepbft.shell")
-
-
-class NodeCore(Protocol):
-    """The sans-IO node (`tepbft.node.node.Node`)."""
-
-    @property
-    def configuration(self) -> Configuration: ...
-    def start(self, now_ms: int, wall_ms: int) -> Effects: ...
-    def step(self, event: Event, now_ms: int) -> Effects: ...
-    def status(self, now_ms: int) -> NodeStatus: ...
-    def welcome(self) -> Welcome: ...
-    def find_outcome(self, client: bytes, session: int, seq: int) -> tuple[Height, Receipt] | None: ...
-
-
-class Device(Protocol):
-    """The connection to the trusted component (`trusted.client.DeviceClient`)."""
-
-    def identity(self) -> Identity: ...
-    def provision(
-        self, chain_id: bytes, node: int, cfg: int, cfg_digest: bytes, floor: int, window: int
-    ) -> None: ...
-    def call(self, request: TcRequest) -> TcAnswer: ...
-    def call_many(self, requests: list[TcRequest]) -> list[TcAnswer]: ...
-    def close(self) -> None: ...
-
-
-@dataclass(frozen=True)
-class Core:
-    """A running node core with what it stands on; made anew when its trusted component is."""
-
-    node: NodeCore
-    store: ChainStore
-    device: Device
-    identity: Identity
-
-
-class Clock:
-    """The time, as the shell gives it to the node."""
-
-    def now_ms(self) -> int:
-        """Monotonic milliseconds."""
-        return time.monotonic_ns() // 1_000_000
-
-    def wall_ms(self) -> int:
-        """Unix milliseconds."""
-        return time.time_ns() // 1_000_000
 
 
 def merge(into: Effects, more: Effects) -> None:
@@ -164,6 +117,7 @@ class Shell:
         self._backlog: deque[Event] = deque()
         self._lost = False
         self._full = False
+        self._probe_ms = 0
         self._stop = asyncio.Event()
         self._wake = asyncio.Event()
         inbox.wake = self._wake.set
@@ -323,13 +277,15 @@ class Shell:
         return ClientRequests(number, message.requests)
 
     def _admission(self) -> Event | None:
-        if self._readmission is None:
-            return None
-        core = self.core
+        """Look after the trusted component: is it there, and is it a member?"""
+        core, now_ms = self.core, self._clock.now_ms()
         try:
-            return self._readmission.due(
-                core.node.configuration, core.identity, core.device.call, self._clock.now_ms()
-            )
+            if now_ms >= self._probe_ms:
+                self._probe_ms = now_ms + PROBE_MS
+                core.device.identity()
+            if self._readmission is None:
+                return None
+            return self._readmission.due(core.node.configuration, core.identity, core.device.call, now_ms)
         except DEVICE_ERRORS as error:
             self._lose(error)
             return None

@@ -8,8 +8,8 @@ from tepbft.core.block import Receipt, Request
 from tepbft.core.configuration import Configuration, Genesis
 from tepbft.node.status import NodeStatus
 from tepbft.runtime.bridge import Answer, Bridge
+from tepbft.runtime.core import Core
 from tepbft.runtime.metrics import Metrics
-from tepbft.runtime.shell import Core
 from tepbft.storage.port import ChainStore
 from tepbft.storage.proofs import prove
 from tepbft.types import Height

@@ -24,9 +24,10 @@ from tepbft.core.events import (
 from tepbft.errors import PeerFault, TepbftError
 from tepbft.node.status import NodeStatus
 from tepbft.runtime.bridge import Bridge
+from tepbft.runtime.core import Core
 from tepbft.runtime.inbox import Inbox
 from tepbft.runtime.metrics import Metrics
-from tepbft.runtime.shell import Core, Shell
+from tepbft.runtime.shell import Shell
 from tepbft.storage.port import PrepareRecord
 from tepbft.trusted.port import Attest, Identity, SignCheckpoint, TcRequest, Ui
 from tepbft.types import ConnectionId
@@ -156,6 +157,11 @@ class FakeDevice:
             raise TepbftError("trusted component", "ended while it was being used", "Look.")
         self.log.append(("certify", [getattr(r, "height", 0) for r in requests]))
         return [Ui(1, b"s") for _ in requests]
+
+    def identity(self) -> Identity:
+        if self.dead:
+            raise TepbftError("trusted component", "ended while it was being used", "Look.")
+        return identity()
 
     def call(self, request: Attest) -> Ui:
         return self.call_many([request])[0]

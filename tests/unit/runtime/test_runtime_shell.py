@@ -29,7 +29,7 @@ from tepbft.crypto.node_key import NodeKey
 from tepbft.errors import ContractBroken, TepbftError
 from tepbft.runtime.bridge import Declined, Executed
 from tepbft.runtime.readmission import Readmission
-from tepbft.runtime.shell import RETRY_S
+from tepbft.runtime.shell import MERGE_EVENTS, PROBE_MS, RETRY_S
 from tepbft.storage.errors import StoreFull
 from tepbft.trusted.port import Ui
 from tepbft.types import ConnectionId
@@ -60,24 +60,16 @@ async def test_effects_are_carried_out_in_the_order_that_they_state() -> None:
 
 
 async def test_answers_of_the_component_come_before_later_events() -> None:
-    world = World(on_messages({b"a": effects(1, store=[]), b"b": effects(2, store=[])}))
-    peer_messages(world, b"a", b"b")
-    world.shell.turn()
-    assert [type(event) for event in world.node.events] == [
-        PeerMessage,
-        PeerMessage,
-        TcAnswered,
-        TcAnswered,
-        Tick,
-    ] or [type(event) for event in world.node.events] == [
-        PeerMessage,
-        PeerMessage,
-        Tick,
-        TcAnswered,
-        TcAnswered,
-    ]
+    count = MERGE_EVENTS + 3
+    world = World(on_messages({bytes([n]): effects(n, store=[]) for n in range(count)}))
+    peer_messages(world, *[bytes([n]) for n in range(count)])
+    while world.inbox:
+        world.shell.turn()
     answered = [event.request for event in world.node.events if isinstance(event, TcAnswered)]
-    assert answered == [checkpoint(1), checkpoint(2)]
+    assert answered == [checkpoint(n) for n in range(count)]
+    kinds = [type(event) for event in world.node.events]
+    assert kinds[: 2 * MERGE_EVENTS] == [PeerMessage] * MERGE_EVENTS + [TcAnswered] * MERGE_EVENTS
+    assert kinds[2 * MERGE_EVENTS] is PeerMessage
 
 
 async def test_one_append_serves_a_batch() -> None:
@@ -210,6 +202,7 @@ async def test_a_lost_component_silences_the_node_until_it_has_another(
     """A8.2: nothing that could depend on it leaves; the node core is made anew from the store."""
     monkeypatch.setattr("tepbft.runtime.shell.RETRY_S", 0.01)
     world = World(on_messages({b"a": effects(1, store=[]), b"b": effects(2, store=[])}))
+    world.shell.turn()
     world.device.dead = True
     other = type(world.device)(world.log)
     world.reopened = [TepbftError("trusted component", "did not start", "Look."), other]
@@ -228,6 +221,17 @@ async def test_a_lost_component_silences_the_node_until_it_has_another(
     assert ("send", "message1") not in world.log
     assert world.shell.core.device is other
     assert world.shell.status().phase == "active"
+
+
+async def test_a_component_that_ends_while_the_node_is_idle_is_noticed() -> None:
+    world = World(lambda event: None)
+    world.shell.turn()
+    world.device.dead = True
+    world.shell.turn()
+    assert world.shell.status().phase == "active"
+    world.clock.now += PROBE_MS
+    world.shell.turn()
+    assert world.shell.status().phase == "silent"
 
 
 OPERATOR = NodeKey.from_seed(b"\x05" * 32)

@@ -132,7 +132,7 @@ def pull(s: State) -> None:
         return
     s.pull_turn += 0 if s.executed >= s.pulled_until > 0 else 1
     node = ahead[s.pull_turn % len(ahead)]
-    s.pulled_ms = s.now
+    s.pulled_from, s.pulled_ms = node, s.now
     s.pulled_until = min(s.executed + BATCH_BLOCKS, _executed(s, node))
     if s.snapshot_only:
         s.send(node, FetchOffer(s.executed))

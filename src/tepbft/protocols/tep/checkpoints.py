@@ -97,6 +97,7 @@ def become_stable(s: State, certificate: CheckpointCertificate) -> None:
         _install(s, own)
     collect_garbage(s)
     s.next_height = max(s.next_height, s.stable_height + 1)
+    s.replay = True  # the window moved: what was too far ahead may be in it now
     s.notice("stable", height=certificate.height)
 
 

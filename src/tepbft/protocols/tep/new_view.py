@@ -255,7 +255,7 @@ def enter(s: State, certificate: NewViewCertificate) -> None:
         if slot.certificate is None:
             slot.accepted_ms = -1 if certificate.digest_at(slot.height) is None else s.now
     s.next_height = max(certificate.top, s.stable_height, s.executed) + 1
-    if s.primary == s.me and s.voter:
+    if s.primary == s.me and s.voter and s.diverged_at < 0:
         _propose_again(s, certificate)
     s.replay = True
 
@@ -268,3 +268,4 @@ def _propose_again(s: State, certificate: NewViewCertificate) -> None:
             block = obtain(s, height, digest)
             if block is not None:
                 ordering.propose(s, block, digest)
+                s.host.accepted(block, digest)  # its requests must not be packed a second time

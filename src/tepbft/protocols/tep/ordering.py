@@ -104,7 +104,7 @@ def on_prepare(s: State, sender: NodeId, message: Prepare) -> None:
         if head.view <= s.view + 2:
             s.postpone(sender, message)
         return
-    if not _in_window(s, sender, message):
+    if not _in_window(s, sender, message, head.height):
         return
     if message.block is not None and message.block.digest(s.chain_id) != head.digest:
         raise PeerFault("body_mismatch", f"height {head.height}")
@@ -132,9 +132,8 @@ def on_prepare(s: State, sender: NodeId, message: Prepare) -> None:
     try_accept(s, slot, sender)
 
 
-def _in_window(s: State, sender: NodeId, message: Prepare) -> bool:
+def _in_window(s: State, sender: NodeId, message: Prepare | Commit, height: Height) -> bool:
     """P5, with help for the sender that is behind and room for one that is ahead."""
-    height = message.head.height
     if height <= s.stable_height:
         if s.stable_height > s.cfg.floor and sender in s.peers and s.may_help(sender, "stable"):
             s.send(sender, Stable(s.stable_certificate))
@@ -217,8 +216,7 @@ def on_commit(s: State, sender: NodeId, message: Commit) -> None:
         return  # the primary's vote is its PREPARE (A-14)
     if head.view > s.view + 2:
         return  # a Byzantine primary of far views must not push honest votes out of a slot
-    prepare = Prepare(message.cfg, head, message.block)
-    if not _in_window(s, sender, prepare):
+    if not _in_window(s, sender, message, head.height):
         return
     slot = s.slots.get(head.height)
     if slot is not None and slot.certificate is not None:
@@ -238,7 +236,7 @@ def on_commit(s: State, sender: NodeId, message: Commit) -> None:
         count_vote(s, slot, head.view, head.digest, primary_vote)
     count_vote(s, slot, head.view, head.digest, Vote(message.sender, message.seq, message.signature))
     if slot.certificate is None and head.view not in slot.prepares:
-        on_prepare(s, sender, prepare)
+        on_prepare(s, sender, Prepare(message.cfg, head, message.block))
 
 
 def count_vote(s: State, slot: Slot, view: int, digest: bytes, vote: Vote) -> None:

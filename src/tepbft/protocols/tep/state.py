@@ -35,7 +35,7 @@ from tepbft.protocols.tep.messages import (
     ViewChange,
 )
 from tepbft.storage.port import BodyRecord, ChainStore
-from tepbft.trusted.port import TcRequest
+from tepbft.trusted.port import AdvanceFloor, BeginConfig, TcRequest
 from tepbft.types import Height, Millis, NodeId, View
 
 MAX_VOTE_SETS = 8
@@ -142,6 +142,8 @@ class State:
         self.progress_ms: Millis = 0
         """When the last block was executed."""
         self.pull_turn = 0
+        self.pulled_from: NodeId = -1
+        """The peer asked last: only its offer of a snapshot is looked at."""
         self.pulled_ms: Millis = 0
         self.pulled_until: Height = 0
         self.transfer: Transfer | None = None
@@ -231,8 +233,9 @@ class State:
         self.out.send.append(Send(self.others, message))
 
     def certify(self, request: TcRequest) -> None:
-        """Ask the trusted component, if it is a member; a silent node asks nothing (A8.2)."""
-        if self.voter and self.diverged_at < 0:
+        """Ask the trusted component, if it is a member; a silent node asks nothing (A8.2). A diverged one
+        signs nothing, but its component keeps up, or it could not vote once it has healed (A-35)."""
+        if self.voter and (self.diverged_at < 0 or isinstance(request, AdvanceFloor | BeginConfig)):
             self.out.certify.append(request)
 
     def notice(self, name: str, **fields: Any) -> None:

@@ -72,8 +72,8 @@ def on_fetch_chunk(s: State, sender: NodeId, message: FetchChunk) -> None:
 def on_offer(s: State, sender: NodeId, message: Offer) -> None:
     """Check an offer to the end before asking for its first chunk."""
     header, certificate = message.header, message.certificate
-    if s.transfer is not None or header.height <= s.executed:
-        return
+    if s.transfer is not None or header.height <= s.executed or sender != s.pulled_from:
+        return  # an offer that nobody asked for could keep this replica from a better one
     links = tuple(link for link in message.links if link.cfg >= s.cfg.number)
     following = follow_links(
         s.chain_id,
@@ -90,7 +90,7 @@ def on_offer(s: State, sender: NodeId, message: Offer) -> None:
         raise PeerFault("bad_certificate", "offered snapshot")
     if merkle_root(message.leaves) != header.snapshot_root:
         raise PeerFault("bad_offer", "its leaf hashes do not add up to the certified root")
-    following = [cfg for cfg in following if cfg.number <= certificate.cfg]
+    following = [cfg for cfg in following if cfg.floor <= header.height]
     s.transfer = Transfer(sender, message, following, asked_ms=s.now)
     s.notice("state_transfer_started", height=header.height, server=sender, chunks=len(message.leaves))
     _ask(s, s.transfer)
@@ -107,6 +107,9 @@ def on_chunk(s: State, sender: NodeId, message: Chunk) -> None:
     """Keep a chunk whose hash is right; a wrong one costs its server the job (S-21)."""
     transfer = s.transfer
     if transfer is None or message.height != transfer.offer.header.height or sender != transfer.server:
+        return
+    if message.height <= s.executed:
+        s.transfer = None  # execution got there first: the state never goes back (I-11)
         return
     leaves = transfer.offer.leaves
     if message.index >= len(leaves) or message.index in transfer.chunks:
@@ -127,6 +130,9 @@ def watch(s: State) -> None:
     transfer = s.transfer
     if transfer is None:
         return
+    if transfer.offer.header.height <= s.executed:
+        s.transfer = None
+        return
     silence = s.now - transfer.asked_ms
     patience = (8 if transfer.chunks else 2) * s.options.t_retransmit_ms
     if silence > patience:
@@ -140,12 +146,13 @@ def _finish(s: State, transfer: Transfer) -> None:
     s.transfer = None
     chunks = [transfer.chunks[index] for index in range(len(transfer.offer.leaves))]
     links: tuple[ConfigLink, ...] = transfer.offer.links
-    for cfg in transfer.following:
+    following = [cfg for cfg in transfer.following if cfg.number > s.cfg.number]
+    for cfg in following:
         s.out.persist.append(ConfigRecord(encode(cfg)))
-    if transfer.following:
-        last = transfer.following[-1]
+    if following:
+        last = following[-1]
         floor = next(link.header for link in reversed(links) if link.cfg == last.number - 1)
-        for cfg in transfer.following:
+        for cfg in following:
             s.history[cfg.number] = cfg
         s.begin(last, floor.digest())
         s.certify(BeginConfig(last.number, last.digest(), last.floor))
