@@ -131,6 +131,12 @@ class World:
             bytes(32), "127.0.0.1", 1, 2, 3,
         )  # fmt: skip
 
+    def _mac_keys(self, number: int) -> dict[bytes, bytes] | None:
+        derive, identify = self.scheme.node_mac_keys, self.scheme.identify
+        if derive is None:
+            return None
+        return {identify(secret): derive(secret, identify(secret), number) for secret in self.secrets}
+
     # --- hosts --------------------------------------------------------------------------------
 
     def start(self, number: int) -> None:
@@ -142,7 +148,9 @@ class World:
             identity=host.tc.identity(),
             signer=host.key,
             verifier=self.verifier,
-            requests=self.scheme.verifier(self.genesis.clients, node=number),
+            requests=self.scheme.verifier(
+                self.genesis.clients, node=number, mac_keys=self._mac_keys(number)
+            ),
             application=host.application,
             settings=self.options,
         )

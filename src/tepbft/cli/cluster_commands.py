@@ -18,7 +18,6 @@ from tepbft.core.configuration import Parameters
 from tepbft.core.quorum import quorums
 from tepbft.crypto.schemes import SCHEMES
 from tepbft.errors import TepbftError
-from tepbft.runtime.process import run_node
 from tepbft.types import MAX_NODES
 
 _DEFAULTS = Parameters()
@@ -241,6 +240,8 @@ def node(
 
       tepbft node ledger/node0
     """
+    from tepbft.runtime.process import run_node  # a node's whole wiring: only this command needs it
+
     raise typer.Exit(run_node(folder.absolute()))
 
 

@@ -1,7 +1,9 @@
-"""Many trusted components at once: each is a process of its own, so they start and stop side by side."""
+"""Many trusted components at once: each is a process of its own, in its node's folder."""
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -9,11 +11,12 @@ from typing import TypeVar
 from tepbft.core.configuration import Genesis
 from tepbft.errors import TepbftError, TrustedRefusal
 from tepbft.runtime.layout import NodeLayout
-from tepbft.trusted.client import DeviceClient, ensure_device, stop_device
+from tepbft.trusted.client import DeviceClient, device_pid, ensure_device, stop_device
 from tepbft.trusted.port import Identity
 
 START_TIMEOUT_S = 30.0
 THREADS = 8
+_starting = threading.Lock()
 T = TypeVar("T")
 
 
@@ -28,7 +31,9 @@ def each(layouts: Sequence[NodeLayout], action: Callable[[int, NodeLayout], T]) 
 
 def _with_device(layout: NodeLayout, action: Callable[[DeviceClient], T]) -> T:
     """Start the component if it does not run, and talk to it."""
-    with ensure_device(layout.trusted, START_TIMEOUT_S) as device:
+    with _starting:  # `ensure_device` collects ended children, which two threads must not do at once
+        device = ensure_device(layout.trusted, START_TIMEOUT_S)
+    with device:
         return action(device)
 
 
@@ -70,11 +75,22 @@ def bind_components(layouts: Sequence[NodeLayout], genesis: Genesis) -> None:
 def stop_components(layouts: Sequence[NodeLayout], *, quietly: bool = False) -> None:
     """Seal and stop those that run. `quietly` is for cleaning up: errors are of no interest then."""
 
-    def stop(_: int, layout: NodeLayout) -> None:
-        try:
-            stop_device(layout.trusted)
-        except TepbftError:
-            if not quietly:
-                raise
+    def seal(_: int, layout: NodeLayout) -> None:
+        if device_pid(layout.trusted) is None:
+            return
+        with DeviceClient(layout.trusted) as device:
+            device.seal()
 
-    each(layouts, stop)
+    try:
+        each(layouts, seal)  # side by side; what remains is to see the processes end
+    except (TepbftError, TrustedRefusal) as error:
+        if not quietly and not isinstance(error, TepbftError):
+            raise TepbftError(
+                "a trusted component", f"it was not sealed ({error})", "Look into its tc.log."
+            ) from None
+        if not quietly:
+            raise
+    finally:
+        for layout in layouts:
+            with contextlib.suppress(TepbftError):
+                stop_device(layout.trusted)

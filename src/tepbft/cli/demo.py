@@ -85,7 +85,7 @@ def show(result: Result) -> None:
         ("committed", f"{result.committed:,} of {result.expected:,} requests ({result.failed} failed)"),
         ("of these notarized", f"{result.notarized} files of this program's own source"),
         ("of these refused by the bank", f"{result.refused:,} (insufficient funds: agreed outcomes too)"),
-        ("killed half-way", f"{result.killed}, then primary, and its trusted component"),
+        ("killed half-way", f"{result.killed} (the primary) and its trusted component"),
         ("view changes", str(result.view_changes)),
         ("longest time without an outcome", f"{result.unavailable_ms:,.0f} ms"),
         ("came back with a new component", mark(result.readmitted)),

@@ -129,6 +129,7 @@ class Demo:
         self._in_flight = in_flight
         self._seed = seed
         self._measured = Measured()
+        self._near_half = asyncio.Event()
         self._half = asyncio.Event()
         self._receipt_file = cluster.layout.root / "receipt.json"
         self._victim: NodeFolder | None = None
@@ -175,6 +176,8 @@ class Demo:
         measured = self._measured
 
         def progressed() -> None:
+            if measured.finished * 5 >= self._transactions * 2:
+                self._near_half.set()
             if measured.finished * 2 >= self._transactions:
                 self._half.set()
             if measured.finished % 50 == 0 or measured.finished == self._transactions:
@@ -190,7 +193,7 @@ class Demo:
 
     async def _murder(self, result: Result) -> None:
         """At half-time: SIGKILL for the primary and its component; once the others go on, bring it back."""
-        await self._half.wait()
+        await self._near_half.wait()
         statuses = await asyncio.to_thread(fetch_statuses, self._cluster.genesis)
         primary = presumed_primary(statuses)
         victim = self._cluster.select([primary])[0]
@@ -200,6 +203,7 @@ class Demo:
         pids = [
             pid for pid in (node_pid(victim.layout), device_pid(victim.layout.trusted)) if pid is not None
         ]
+        await self._half.wait()
         for pid in pids:
             send_signal(pid, signal.SIGKILL)
         say(f"{self._measured.finished:,} done: killed {victim.name}, the primary, and its component.")

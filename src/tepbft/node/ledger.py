@@ -20,7 +20,7 @@ from tepbft.core.configuration import (
 from tepbft.core.events import Effects, InstallState, Notice, ReplaceState, SaveSnapshot
 from tepbft.core.verification import Verifier
 from tepbft.crypto.port import RequestVerifier
-from tepbft.errors import ContractBroken, PeerFault
+from tepbft.errors import PeerFault
 from tepbft.execution.executor import Executor
 from tepbft.execution.port import Application
 from tepbft.mempool.pool import Mempool
@@ -164,20 +164,20 @@ class Ledger:
         done = self.executor.execute(block, digest, found.requests, found.digests, config)
         header = done.header
         known = self.known_headers.pop(header.height, None)
-        if known is None:
+        if known is not None and known != header:
+            # Agreement decides which of the two was right; the component signs only one of them.
+            detail = f"block {header.height} executed to another result than before the restart"
+            fields = {"what": "the application is not deterministic, or was changed", "detail": detail}
+            self.out.notices.append(Notice("alarm", fields))
+        if known != header:
             self.out.persist.append(HeaderRecord(header, encode(done.receipts)))
-        elif known != header:
-            raise ContractBroken(
-                f"block {header.height} executed to another result than before the restart: "
-                "the application is not deterministic, or it was changed"
-            )
         if done.snapshot is not None:
             self._snapshots[header.height] = done.snapshot
         keys = [(request.client, request.session, request.seq) for request in found.requests]
         self._mempool.executed_many(keys, self.now)
         self.out.replies += self._replies.executed(done.replies)
-        fields = {"height": header.height, "requests": len(keys), "view": self.executed_view}
-        self.out.notices.append(Notice("executed", fields))
+        counted = {"height": header.height, "requests": len(keys), "view": self.executed_view}
+        self.out.notices.append(Notice("executed", counted))
         return header
 
     def stable(self, header: Header, certificate: CheckpointCertificate) -> None:

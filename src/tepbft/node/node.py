@@ -75,6 +75,8 @@ class Node:
         self._recovered = store.recover()
         configurations = _configurations(genesis, store)
         head = self._recovered.base_header or genesis_header(self.chain_id, genesis.base_height)
+        # A crash may have lost installs: replay starts in the configuration of the installed height.
+        current = [cfg for cfg in configurations if cfg.floor <= head.height][-1]
         self.mempool = Mempool(
             MempoolOptions(
                 client_quota=parameters.client_window,
@@ -95,12 +97,12 @@ class Node:
             replies=self._replies,
             ahead_ms=settings.timestamp_ahead_ms,
         )
-        self.ledger.configuration = configurations[-1]
+        self.ledger.configuration = current
         self.ledger.history = configurations
         self.state = State(
             me=me,
             chain_id=self.chain_id,
-            cfg=configurations[-1],
+            cfg=current,
             parameters=parameters,
             options=settings,
             tc_id=identity.tc_id,
@@ -109,7 +111,7 @@ class Node:
             host=self.ledger,
             store=store,
             head=head,
-            floor_digest=_floor_digest(configurations[-1], self.chain_id, store),
+            floor_digest=_floor_digest(current, self.chain_id, store),
         )
         for cfg in configurations:
             self.state.history[cfg.number] = cfg

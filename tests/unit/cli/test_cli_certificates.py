@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import ssl
 from hashlib import sha256
@@ -61,10 +62,8 @@ def _handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> tuple[bytes | 
     b = client.wrap_bio(b_in, b_out)
     for _ in range(6):
         for side in (b, a):
-            try:
+            with contextlib.suppress(ssl.SSLWantReadError):
                 side.do_handshake()
-            except ssl.SSLWantReadError:
-                pass
             a_in.write(b_out.read())
             b_in.write(a_out.read())
     return a.getpeercert(binary_form=True), b.getpeercert(binary_form=True)

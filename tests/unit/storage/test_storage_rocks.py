@@ -219,6 +219,23 @@ def test_a_corrupt_state_without_manifest_is_refused(tmp_path: Path) -> None:
         _open(tmp_path / "store")
 
 
+def test_a_record_that_rocksdb_would_read_for_ever_is_refused(tmp_path: Path) -> None:
+    """One flipped bit in a record's type makes RocksDB spin; it must never get to see it."""
+    store = _open(tmp_path / "store")
+    _fill(store, 1, 3)
+    copy = _copy(tmp_path / "store", tmp_path / "copy")
+    store.close()
+    for pattern in ("MANIFEST-*", "*.log"):
+        path = max((copy / "state").glob(pattern))
+        content = path.read_bytes()
+        assert content[6] == 1
+        path.write_bytes(content[:6] + b"\x05" + content[7:])
+        with pytest.raises(StoreDamaged, match="at byte 6: a record of type 5"):
+            _open(copy)
+        path.write_bytes(content)
+    _open(copy).close()
+
+
 def test_another_chain_is_refused(tmp_path: Path) -> None:
     _open(tmp_path / "store").close()
     with pytest.raises(TepbftError, match="it holds chain"):

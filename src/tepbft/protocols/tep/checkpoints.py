@@ -108,6 +108,7 @@ def _reconcile(s: State, header: Header) -> None:
         return
     if s.diverged_at >= 0:
         s.diverged_at = -1
+        s.replay = True
         s.notice("healed", height=header.height)
     s.out.persist.append(StableRecord(s.stable_certificate, header))
     _install(s, header)

@@ -47,7 +47,11 @@ def try_new_view(s: State) -> None:
             chosen.append((message, evidence))
     if len(chosen) < s.quorums.certificate:
         return
-    base, nvc = merge(s.setting, chosen)
+    try:
+        base, nvc = merge(s.setting, chosen)
+    except PeerFault as error:
+        s.notice("alarm", what="a trusted component is broken", detail=error.detail)
+        return
     if any(obtain(s, base.height + 1 + i, digest) is None for i, digest in enumerate(nvc)):
         return
     summary = summary_digest(s.cfg.number, s.view, base, nvc)

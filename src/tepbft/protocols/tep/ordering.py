@@ -135,7 +135,8 @@ def on_prepare(s: State, sender: NodeId, message: Prepare) -> None:
 def _in_window(s: State, sender: NodeId, message: Prepare | Commit, height: Height) -> bool:
     """P5, with help for the sender that is behind and room for one that is ahead."""
     if height <= s.stable_height:
-        if s.stable_height > s.cfg.floor and sender in s.peers and s.may_help(sender, "stable"):
+        behind = isinstance(message, Prepare) and s.stable_height > s.cfg.floor  # a late vote is no sign of it
+        if behind and sender in s.peers and s.may_help(sender, "stable"):
             s.send(sender, Stable(s.stable_certificate))
         return False
     if height > s.stable_height + s.window:
@@ -159,8 +160,8 @@ def _check_place(s: State, head: PrepareHead) -> None:
 def try_accept(s: State, slot: Slot, sender: NodeId | None) -> None:
     """P8 and the vote, once everything that the PREPARE waited for is there."""
     head = slot.waiting
-    if head is None or head.view != s.view or not s.active:
-        return
+    if head is None or head.view != s.view or not s.active or s.diverged_at >= 0:
+        return  # a diverged replica may vote for it later, once it has healed
     block = slot.bodies.get(head.digest) or s.body(head.height, head.digest)
     if block is None:
         empty = null_block(s.cfg.number, head.height)

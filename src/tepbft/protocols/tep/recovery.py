@@ -43,6 +43,8 @@ from tepbft.trusted.port import (
 
 def load(s: State, recovered: Recovered, identity: Identity) -> None:
     """Rebuild slots, certificates and the view from the store's records."""
+    if identity.cfg > s.cfg.number:
+        s.voter = False  # the component is in a later configuration: nothing of this one is signed again
     views: dict[str, ViewRecord] = {}
     for record in recovered.records:
         if isinstance(record, BodyRecord):

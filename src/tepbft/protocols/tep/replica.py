@@ -277,8 +277,11 @@ class Replica:
     def recover(self, recovered: Recovered, identity: Identity) -> None:
         """Take up what the store holds; call once, before anything else."""
         s = self.state
-        recovery.load(s, recovered, identity)
-        self._advance()
+        begun = -1
+        while begun != s.cfg.number:  # replay may pass barriers: each configuration has its own records
+            begun = s.cfg.number
+            recovery.load(s, recovered, identity)
+            self._advance()
         recovery.sign_again(s)
         checkpoints.collect_garbage(s)
 

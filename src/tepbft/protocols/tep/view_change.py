@@ -157,9 +157,16 @@ def on_departed(s: State, request: Depart, answer: DepartureUi | Refused) -> Non
         s.notice("tc_refused", code=getattr(answer, "code", "stale"), reason=f"view change to {request.to}")
         return
     message = ViewChange(s.cfg.number, s.me, request.to, unsigned.content, answer)
-    s.departing, s.own_departure = None, message
+    s.departing = None
+    try:
+        _keep_departure(s, message)
+    except PeerFault as error:
+        # Its disk was replaced, its component was not: it cannot explain what it signed until a
+        # stable checkpoint covers that (A2). The others do without this departure.
+        s.notice("alarm", what="evidence for own statements is lost", detail=error.detail)
+        return
+    s.own_departure = message
     s.broadcast(message)
-    _keep_departure(s, message)
 
 
 def on_view_change(s: State, sender: NodeId, message: ViewChange) -> None:

@@ -1,0 +1,158 @@
+"""Random walks and campaigns of them (A6.3, D4).
+
+Every walk draws its own weights for every kind of action on a log scale, and laggards
+that hardly ever do certain things: plain random delivery does not reach the deep cases.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from random import Random
+
+from tepbft.model.checks import Violation
+from tepbft.model.choices import BARRIER_ONLY, BYZANTINE, CORRECT, Choice
+from tepbft.model.mutants import MUTANTS, Mutant
+from tepbft.model.world import Action, Setup, World
+
+SCALE = (0.1, 0.3, 1.0, 1.0, 3.0)
+
+
+@dataclass(slots=True)
+class Walk:
+    """One walk: what was done, and what broke, if anything did."""
+
+    setup: Setup
+    schedule: list[Action]
+    violation: Violation | None
+    coverage: Counter[str]
+
+
+@dataclass(slots=True)
+class Campaign:
+    """Many walks: how many, the first failure, the coverage of all."""
+
+    walks: int = 0
+    failures: int = 0
+    first: Walk | None = None
+    first_number: int = -1
+    """Number of the first failing walk."""
+    coverage: Counter[str] = field(default_factory=Counter)
+
+
+def _chances(setup: Setup, rng: Random) -> tuple[list[float], list[tuple[int, Choice]]]:
+    """Cumulative weights over (node, choice)."""
+    weights: list[float] = []
+    options: list[tuple[int, Choice]] = []
+    drawn = {name: rng.choice(SCALE) for name in (*CORRECT, *BYZANTINE)}
+    for node in range(setup.nodes):
+        table = BYZANTINE if node in setup.byzantine else CORRECT
+        speed = rng.choice((1.0, 1.0, 1.0, 0.3, 0.1))
+        for name, (weight, choice) in table.items():
+            if name in BARRIER_ONLY and not setup.barrier:
+                continue
+            if name == "forget" and setup.mutant != "amnesia":
+                continue
+            lag = 0.02 if rng.random() < 0.08 else 1.0
+            weights.append(weight * drawn[name] * speed * lag)
+            options.append((node, choice))
+    return list(accumulate(weights)), options
+
+
+def walk(setup: Setup, rng: Random) -> Walk:
+    """Take `setup.steps` random steps, or fewer if an invariant breaks."""
+    world = World(setup)
+    chances, options = _chances(setup, rng)
+    total, draw = chances[-1], rng.random
+    schedule: list[Action] = []
+    violation = None
+    try:
+        for _ in range(setup.steps):
+            node, choice = options[bisect(chances, draw() * total)]
+            action = choice(world, node, rng)
+            if action is None:
+                continue
+            schedule.append(action)
+            if not world.apply(action):
+                schedule.pop()
+    except Violation as found:
+        violation = found
+    world.coverage["walks"] += 1
+    return Walk(setup, schedule, violation, world.coverage)
+
+
+def replay(setup: Setup, schedule: Sequence[Action]) -> Violation | None:
+    """Carry out a schedule; what is not enabled is skipped."""
+    world = World(setup)
+    try:
+        for action in schedule:
+            world.apply(action)
+    except Violation as found:
+        return found
+    return None
+
+
+def bounds(nodes: int, barrier: bool, mutant: Mutant, rng: Random) -> Setup:
+    """The bounds of one walk: small windows and few heights, many views (D4); drawn anew each time."""
+    tolerated = (nodes - 1) // 2
+    byzantine = tolerated if not barrier or rng.random() < 0.6 else rng.randrange(tolerated + 1)
+    if mutant == "amnesia" and rng.random() < 0.3:
+        byzantine = 0
+    chosen = tuple(sorted(rng.sample(range(nodes), byzantine)))
+    if barrier:
+        window, heights, views = rng.choice(((3, 4, 3), (2, 4, 3), (3, 6, 2), (2, 3, 4)))
+    else:
+        window, heights, views = rng.choice(((3, 4, 4), (2, 3, 6), (2, 2, 6)))
+    steps = (250 if nodes == 3 else 380) * (2 if barrier else 1)
+    return Setup(
+        nodes=nodes,
+        byzantine=chosen,
+        window=window,
+        heights=heights,
+        views=views,
+        steps=steps,
+        barrier=barrier,
+        mutant=mutant,
+    )
+
+
+def numbered_walk(
+    number: int, *, seed: int, nodes: int, barrier: bool, mutant: Mutant, reported: tuple[str, ...] = ()
+) -> Walk:
+    """Walk `number` of the campaign with `seed`: the same one on every machine."""
+    rng = Random((seed << 40) + number)
+    setup = bounds(nodes, barrier or (mutant != "" and MUTANTS[mutant].barrier), mutant, rng)
+    return walk(replace(setup, reported=reported), rng)
+
+
+def campaign(
+    walks: int,
+    *,
+    seed: int,
+    nodes: int = 3,
+    barrier: bool = False,
+    mutant: Mutant = "",
+    reported: tuple[str, ...] = (),
+    stop_at: int = 1,
+    progress: Callable[[Campaign], None] | None = None,
+) -> Campaign:
+    """Up to `walks` walks; ends early after `stop_at` failures. `progress` is called every 1000 walks."""
+    found = Campaign()
+    for number in range(walks):
+        one = numbered_walk(
+            number, seed=seed, nodes=nodes, barrier=barrier, mutant=mutant, reported=reported
+        )
+        found.walks += 1
+        found.coverage.update(one.coverage)
+        if one.violation is not None:
+            found.failures += 1
+            if found.first is None:
+                found.first, found.first_number = one, number
+            if found.failures >= stop_at:
+                break
+        if progress is not None and found.walks % 1000 == 0:
+            progress(found)
+    return found

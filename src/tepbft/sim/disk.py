@@ -1,0 +1,159 @@
+"""A host's disk: the memory store behind crash points, fullness, and a note of all evidence.
+
+The world asks the note what was durable at the moment at which a trusted component
+was called (I-9, I-10, I-16); the node never sees it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from random import Random
+
+from tepbft.core.block import Header
+from tepbft.core.certificates import CheckpointCertificate
+from tepbft.storage.memory import MemoryStore
+from tepbft.storage.port import (
+    BodyRecord,
+    CommitRecord,
+    ConfigRecord,
+    HeaderRecord,
+    PrepareRecord,
+    Record,
+    Recovered,
+    StableRecord,
+    StateWrites,
+    StoredBlock,
+    ViewRecord,
+)
+from tepbft.types import Height
+
+
+class Evidence:
+    """What is durable, in plain tables. Survives crashes, as the bytes do; gone when wiped."""
+
+    def __init__(self) -> None:
+        self.bodies: dict[bytes, Height] = {}
+        self.prepares: dict[tuple[int, int, int], bytes] = {}
+        """(configuration, view, height) -> digest."""
+        self.headers: dict[Height, bytes] = {}
+        """cp_hash by height; the newest counts."""
+        self.certified: dict[tuple[int, int], bytes] = {}
+        """(configuration, view) -> encoded new-view certificate."""
+        self.departures: dict[tuple[int, int], bytes] = {}
+        self.new_views: dict[tuple[int, int], bytes] = {}
+        self.stable: dict[Height, CheckpointCertificate] = {}
+        self.configurations: dict[bytes, None] = {}
+
+    def note(self, record: Record) -> None:
+        """One record is durable."""
+        match record:
+            case BodyRecord():
+                self.bodies[record.digest] = record.block.height
+            case PrepareRecord():
+                head = record.prepare
+                self.prepares[(record.cfg, head.view, head.height)] = head.digest
+            case HeaderRecord():
+                self.headers[record.header.height] = record.header.digest()
+            case StableRecord():
+                self.stable[record.certificate.height] = record.certificate
+            case ViewRecord():
+                slots = {
+                    "new_view_certificate": self.certified,
+                    "view_change": self.departures,
+                    "new_view": self.new_views,
+                }
+                slots[record.slot][(record.cfg, record.view)] = record.data
+            case ConfigRecord():
+                self.configurations[record.data] = None
+            case CommitRecord():
+                pass
+
+
+class Disk:
+    """`ChainStore` over a memory store. `full` makes appends raise StoreFull for a while."""
+
+    def __init__(self) -> None:
+        self.store = MemoryStore()
+        self.evidence = Evidence()
+        self.broken = False
+        """A byte was flipped: the next process refuses to open it."""
+
+    @property
+    def full(self) -> bool:
+        """No room left."""
+        return self.store.full
+
+    @full.setter
+    def full(self, value: bool) -> None:
+        self.store.full = value
+
+    def tear(self, records: Sequence[Record], kept: int) -> None:
+        """The plug was pulled inside an append: only its first records are there."""
+        if not self.store.full:
+            self.append(records[:kept])
+
+    def crash(self, rng: Random, lost_installs: int) -> None:
+        """The process is gone, and with it what was not durable yet."""
+        full = self.store.full
+        self.store = self.store.crash(lost_installs)
+        self.store.full = full
+
+    # --- ChainStore -------------------------------------------------------------------------------
+
+    def append(self, records: Sequence[Record]) -> None:
+        """See `ChainStore.append`."""
+        self.store.append(records)
+        note = self.evidence.note
+        for record in records:
+            note(record)
+
+    def install(self, writes: Sequence[StateWrites], stable: Height, header: Header) -> None:
+        """See `ChainStore.install`."""
+        self.store.install(writes, stable, header)
+
+    def replace_state(
+        self, height: Height, header: Header, certificate: CheckpointCertificate, chunks: Sequence[bytes]
+    ) -> None:
+        """See `ChainStore.replace_state`."""
+        self.store.replace_state(height, header, certificate, chunks)
+        self.evidence.stable[height] = certificate
+
+    def recover(self) -> Recovered:
+        """See `ChainStore.recover`."""
+        return self.store.recover()
+
+    def get(self, key: bytes) -> bytes | None:
+        """See `ChainStore.get`."""
+        return self.store.get(key)
+
+    def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """See `ChainStore.scan`."""
+        return self.store.scan(start, end)
+
+    def block(self, height: Height) -> StoredBlock | None:
+        """See `ChainStore.block`."""
+        return self.store.block(height)
+
+    def stable_at_or_above(self, height: Height) -> tuple[CheckpointCertificate, Header] | None:
+        """See `ChainStore.stable_at_or_above`."""
+        return self.store.stable_at_or_above(height)
+
+    def save_snapshot(self, height: Height, chunks: Sequence[bytes]) -> None:
+        """See `ChainStore.save_snapshot`."""
+        self.store.save_snapshot(height, chunks)
+
+    def snapshot_chunk(self, height: Height, index: int) -> bytes | None:
+        """See `ChainStore.snapshot_chunk`."""
+        return self.store.snapshot_chunk(height, index)
+
+    def snapshots(self) -> list[tuple[Height, int]]:
+        """See `ChainStore.snapshots`."""
+        return self.store.snapshots()
+
+    def configurations(self) -> list[bytes]:
+        """See `ChainStore.configurations`."""
+        return self.store.configurations()
+
+    def close(self) -> None:
+        """See `ChainStore.close`."""
+        self.store.close()

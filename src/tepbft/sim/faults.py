@@ -1,0 +1,214 @@
+"""Faults, drawn step by step: at most f hosts are faulty at any time.
+
+Faulty are: Byzantine hosts, hosts whose process is down or stuck, hosts whose component
+is not a member (yet, or again), and hosts whose disk was replaced. A blackout is the
+exception: every process dies at once, but disks and components stay, which must cost
+nothing but time.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING
+
+from tepbft.sim.disk import Disk
+from tepbft.types import Millis, NodeId
+
+if TYPE_CHECKING:
+    from tepbft.sim.host import SimHost
+    from tepbft.sim.world import World
+
+FAULTS = ("partition", "crash", "blackout", "cold", "warm", "full", "wipe", "clock", "wall")
+
+
+class FaultInjector:
+    """Draws what goes wrong next, until the world heals."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._rng = Random(f"{world.config.seed}/faults")
+        self._weights = world.config.weights
+        self._total = 1.0 + sum(weight for _, weight in self._weights)
+
+    def begin(self) -> None:
+        """Start drawing."""
+        self._world.at(self._world.now + self._world.config.step_ms, self._step)
+
+    def _step(self) -> None:
+        world = self._world
+        if world.network.healed:
+            return
+        point = self._rng.random() * self._total
+        for name, weight in self._weights:
+            if point < weight:
+                self.inject(name)
+                break
+            point -= weight
+        if world.config.reverse and self._rng.random() < world.config.reverse:
+            link = (self._rng.randrange(world.n), self._rng.randrange(world.n))
+            world.network.reverse(link, world.now + self._rng.randint(2, world.config.cut_ms))
+        world.at(world.now + world.config.step_ms, self._step)
+
+    # --- budget -----------------------------------------------------------------------------------
+
+    def faulty(self) -> list[NodeId]:
+        """Hosts that count as faulty at this moment."""
+        return [
+            host.number
+            for host in self._world.hosts
+            if host.byzantine or not host.up or host.wiped or host.disk.full or not host.member
+        ]
+
+    def _victim(self, need_up: bool = True) -> SimHost | None:
+        """A host that may fail now without exceeding f; None if there is none."""
+        world = self._world
+        faulty = self.faulty()
+        room = len(faulty) < world.quorums.f
+        candidates = [
+            host
+            for host in world.hosts
+            if (room or host.number in faulty) and not host.byzantine and (host.up or not need_up)
+        ]
+        return self._rng.choice(candidates) if candidates else None
+
+    # --- faults -----------------------------------------------------------------------------------
+
+    def inject(self, name: str) -> None:
+        """Let one fault of this name happen now, if the budget allows."""
+        match name:
+            case "partition":
+                self._partition()
+            case "blackout":
+                for host in self._world.hosts:
+                    self._crash(host)
+            case "clock" | "wall":
+                self._clock(name)
+            case _:
+                host = self._victim()
+                if host is not None:
+                    self._hit(name, host)
+
+    def _hit(self, name: str, host: SimHost) -> None:
+        match name:
+            case "crash":
+                self._crash(host)
+            case "cold":
+                self.cold(host)
+            case "warm":
+                self.warm(host)
+            case "full":
+                self._fill(host)
+            case "wipe":
+                self._wipe(host)
+            case _:
+                raise ValueError(f"no fault called {name!r}")
+
+    def _pause(self, about_ms: Millis) -> Millis:
+        return self._rng.randint(1, 2 * about_ms)
+
+    def _crash(self, host: SimHost) -> None:
+        """Within the next few effects, or in any case soon."""
+        world = self._world
+        if not host.up or host.fuse >= 0:
+            return
+        host.fuse = self._rng.randint(0, world.config.fuse)
+        if host.fuse == 0:
+            world.crash(host.number)
+        else:
+            world.at(world.now + world.config.step_ms, self._crash_anyway, host, host.incarnation)
+
+    def _crash_anyway(self, host: SimHost, incarnation: int) -> None:
+        if host.incarnation == incarnation and host.up:
+            self._world.crash(host.number)
+
+    def cold(self, host: SimHost) -> None:
+        """The component's process dies; the node is rebuilt around a new one."""
+        world = self._world
+        host.stop()
+        host.component.restart_cold()
+        world.coverage.count("cold_starts")
+        world.trace("cold", host.number)
+        world.at(world.now + self._pause(50), world.start, host.number)
+
+    def warm(self, host: SimHost) -> None:
+        """A scheduled restart by a sealed state; an attacker tries the blob again (S-34)."""
+        world = self._world
+        host.stop()
+        if host.component.identity().chain_id:
+            for wrong in host.component.restart_warm():
+                world.violate("I-20", f"a component was restored from {wrong}", host.number)
+        world.coverage.count("warm_restarts")
+        world.trace("warm", host.number)
+        world.at(world.now + self._pause(50), world.start, host.number)
+
+    def _fill(self, host: SimHost) -> None:
+        world = self._world
+        if host.disk.full:
+            return
+        host.disk.full = True
+        world.coverage.count("store_full")
+        world.trace("disk_full", host.number)
+        world.at(world.now + self._pause(world.config.down_ms), self._empty, host)
+
+    def _empty(self, host: SimHost) -> None:
+        host.disk.full = False
+
+    def _wipe(self, host: SimHost) -> None:
+        """A byte of the disk flipped: the store refuses to open, its operator moves it away (A-39)."""
+        world = self._world
+        if any(other.wiped for other in world.hosts):
+            return
+        host.stop()
+        host.disk = Disk()
+        host.wiped = True
+        world.coverage.count("wipes")
+        world.trace("wipe", host.number)
+        world.at(world.now + self._pause(world.config.down_ms), world.start, host.number)
+
+    def _clock(self, name: str) -> None:
+        world, rng, config = self._world, self._rng, self._world.config
+        host = rng.choice(world.hosts)
+        world.coverage.count("clock_faults")
+        if name == "wall":
+            host.clock.set_wall(rng.randint(-config.wall_skew_ms, config.wall_skew_ms))
+        elif rng.random() < 0.5:
+            host.clock.jump(rng.randint(1, 4 * config.options.t_request_ms))
+        else:
+            host.clock.set_rate(world.now, 1.0 + rng.uniform(-config.clock_rate, config.clock_rate))
+
+    def _partition(self) -> None:
+        world, rng = self._world, self._rng
+        numbers = list(range(world.n))
+        rng.shuffle(numbers)
+        shape = rng.choice(("split", "one", "deaf", "mute", "chain", "links"))
+        links: dict[tuple[int, int], None] = {}
+        pairs = [(a, b) for a in range(world.n) for b in range(world.n) if a != b]
+        side = numbers[: rng.randint(1, world.n - 1)]
+        for a, b in pairs:
+            place = abs(numbers.index(a) - numbers.index(b))
+            down = {
+                "split": (a in side) != (b in side),
+                "one": numbers[0] in (a, b),
+                "deaf": b == numbers[0],
+                "mute": a == numbers[0],
+                "chain": place > 1,
+                "links": False,
+            }[shape]
+            if down or (shape == "links" and rng.random() < 0.4):
+                links[(a, b)] = None
+        world.network.cut(links, world.now + self._pause(world.config.cut_ms))
+        world.trace("partition", -1, shape, *sorted(f"{a}>{b}" for a, b in links))
+
+    # --- the end of faults ------------------------------------------------------------------------
+
+    def heal(self) -> None:
+        """Everything that may be good is good from now on."""
+        world = self._world
+        world.network.heal()
+        for host in world.hosts:
+            host.disk.full = False
+            host.fuse = -1
+            host.clock.set_rate(world.now, 1.0)
+            host.clock.set_wall(self._rng.randint(-50, 50))
+            if not host.up:
+                world.start(host.number)
