@@ -11,6 +11,7 @@ import struct
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -104,6 +105,19 @@ def _genesis() -> Genesis:
     return World(3).genesis
 
 
+def usable(load: Callable[[Path], Genesis]) -> Callable[[Path], Genesis]:
+    """A genesis that was accepted has a name, a configuration, quorums and a primary."""
+
+    def decode(path: Path) -> Genesis:
+        genesis = load(path)
+        cfg = genesis.configuration()
+        assert len(genesis.chain_id) == len(cfg.digest()) == 32
+        assert cfg.quorums.n == len(genesis.members) and cfg.primary(7) < cfg.quorums.n
+        return genesis
+
+    return decode
+
+
 def _journal_bytes(payloads: list[bytes]) -> bytes:
     with tempfile.TemporaryDirectory(prefix="tepfuzz") as folder:
         journal = Journal(Path(folder), CHAIN, sync=False)
@@ -143,6 +157,12 @@ def checked_snapshot(data: bytes) -> list[bytes]:
     start = struct.pack("<8sII", b"TEPSNAP\n", 1, len(data))
     content = start + struct.pack("<I", crc32(data, crc32(start))) + data
     return from_file(read_snapshot, "snapshot")(content)
+
+
+def checked_manifest(data: bytes) -> Any:
+    """A store's manifest that may be anything, under a right checksum."""
+    content = data + b"\n" + sha256(data).hexdigest().encode() + b"\n"
+    return from_file(lambda path: read_manifest(path.parent), "store.manifest")(content)
 
 
 # --- the trusted component --------------------------------------------------------------------
@@ -232,15 +252,22 @@ class _Memory:
         return iter([(k, v) for k, v in sorted(self.state.items()) if start <= k < end][:limit])
 
 
-def execute_with(application: Any, render: Callable[[bytes, bytes], object]) -> Callable[[bytes], Any]:
-    """An operation, executed twice on an empty state; and its result as the command line shows it."""
+def execute_with(module: Any) -> Callable[[bytes], Any]:
+    """An operation, executed twice from an empty state; and its result as the command line shows it."""
+    application = next(found for found in vars(module).values() if hasattr(found, "execute"))
 
     def decode(data: bytes) -> Any:
         context = _Memory()
-        render(data, application().execute(context, data))
-        return render(data, application().execute(context, data))
+        module.render(data, application().execute(context, data))
+        return module.render(data, application().execute(context, data))
 
     return decode
+
+
+def http_request(data: bytes) -> Request:
+    """The body of a POST, as a request."""
+    found: Request = decode_http_body(SubmitBody, data).request()
+    return found
 
 
 def _toml(settings: dict[str, Any]) -> bytes:
@@ -260,6 +287,9 @@ _frames = st.lists(st.binary(min_size=1, max_size=50), max_size=6).map(
 )
 _mac_file = msgspec.json.encode({"00" * 16: "11" * 32})
 _platform_file = msgspec.json.encode({"key": "22" * 32, "counter": 3})
+_manifest = msgspec.json.encode(
+    {"format": 1, "chain_id": CHAIN.hex(), "journal_end": (1, 64, 5), "files": {"FORMAT": (3, "00")}}
+)
 _format_file = msgspec.json.encode({"format": 1, "chain_id": CHAIN.hex()}) + b"\n"
 
 
@@ -269,6 +299,13 @@ def _verify(data: bytes) -> Any:
 
 _GENESIS = _genesis()
 FILES = (TepbftError,)
+REFUSED = (OperationRefused,)
+_receipts = st.lists(values(Receipt), min_size=1, max_size=3)
+
+
+def _own_receipt(proof: ProvenReceipt) -> bytes:
+    return receipt_to_json(msgspec.structs.replace(proof, chain_id=_GENESIS.chain_id))
+
 
 TARGETS: tuple[Target, ...] = (
     Target("peer_message", peer_codec.decode, encoded(Message), encode=encode),
@@ -279,8 +316,13 @@ TARGETS: tuple[Target, ...] = (
     Target("block_body", decode_body, _requests.map(encode_body), encode=encode_body),
     Target("replace", decode_replace, values(ReplaceTc).map(encode_replace), encode=encode_replace),
     Target("genesis", decode_genesis, st.just(encode_genesis(_GENESIS)), (msgspec.MsgspecError,)),
-    Target("genesis_file", from_file(load_genesis), st.just(encode_genesis(_GENESIS)), FILES),
-    Target("client_genesis_file", from_file(load_client_genesis), st.just(encode_genesis(_GENESIS)), FILES),
+    Target("genesis_file", from_file(usable(load_genesis)), st.just(encode_genesis(_GENESIS)), FILES),
+    Target(
+        "client_genesis_file",
+        from_file(usable(load_client_genesis)),
+        st.just(encode_genesis(_GENESIS)),
+        FILES,
+    ),
     Target("hbusig_state", import_hbusig, encoded(HbUsigState), FILES),
     Target("sequsig_state", SeqUsig.import_state, encoded(SeqUsigState), FILES),
     Target(
@@ -296,7 +338,7 @@ TARGETS: tuple[Target, ...] = (
         FILES,
     ),
     Target("record", decode_record, encoded(Record), encode=encode),
-    Target("receipts", decode_receipts, st.lists(values(Receipt), min_size=1, max_size=3).map(encode_receipts)),
+    Target("receipts", decode_receipts, _receipts.map(encode_receipts)),
     Target("configuration", decode_configuration, encoded(Configuration), encode=encode),
     Target(
         "journal_file",
@@ -318,12 +360,21 @@ TARGETS: tuple[Target, ...] = (
         _pairs.map(lambda pairs: make_chunks(sorted(pairs.items()))[0]),
         encode=encode,
     ),
-    Target("store_format", from_file(lambda path: check_format(path.parent, CHAIN), "FORMAT"),
-           st.just(_format_file), FILES),
-    Target("store_manifest", from_file(lambda path: read_manifest(path.parent), "MANIFEST"), st.just(b"{}\n"), FILES),
-    Target("receipt_file", receipt_from_json, values(ProvenReceipt).map(receipt_to_json), FILES, receipt_to_json),
-    Target("receipt_verified", _verify, values(ProvenReceipt).map(
-        lambda proof: receipt_to_json(msgspec.structs.replace(proof, chain_id=_GENESIS.chain_id))), FILES),
+    Target(
+        "store_format",
+        from_file(lambda path: check_format(path.parent, CHAIN), "FORMAT"),
+        st.just(_format_file),
+        FILES,
+    ),
+    Target("store_manifest", checked_manifest, st.just(_manifest), FILES),
+    Target(
+        "receipt_file",
+        receipt_from_json,
+        values(ProvenReceipt).map(receipt_to_json),
+        FILES,
+        receipt_to_json,
+    ),
+    Target("receipt_verified", _verify, values(ProvenReceipt).map(_own_receipt), FILES),
     Target(
         "client_credentials",
         from_file(load_credentials),
@@ -336,11 +387,10 @@ TARGETS: tuple[Target, ...] = (
     Target("secret", from_file(read_secret), st.just(b"abc\n"), FILES),
     Target("seed", from_file(read_seed), st.just(b"00" * 32), FILES),
     Target("mac_keys", from_file(_load_mac_keys), st.just(_mac_file), FILES),
-    Target("http_body", lambda data: decode_http_body(SubmitBody, data).request(), _submit_bodies, (HttpError,)),
-    Target("kv_operation", execute_with(kv.KeyValue, kv.render), encoded(kv.Operation), (OperationRefused,)),
-    Target("bank_operation", execute_with(bank.Bank, bank.render), encoded(bank.Operation), (OperationRefused,)),
-    Target("notary_operation", execute_with(notary.Notary, notary.render), encoded(notary.Operation),
-           (OperationRefused,)),
+    Target("http_body", http_request, _submit_bodies, (HttpError,)),
+    Target("kv_operation", execute_with(kv), encoded(kv.Operation), REFUSED),
+    Target("bank_operation", execute_with(bank), encoded(bank.Operation), REFUSED),
+    Target("notary_operation", execute_with(notary), encoded(notary.Operation), REFUSED),
     Target("peer_frames", read_frames, _frames, ()),
     Target("client_frames", read_client_frames, _frames),
-)  # fmt: skip
+)

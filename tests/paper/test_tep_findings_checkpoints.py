@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from support.byzantine import A, B, C, block_of, commit, deliver, prepare, put, spy
-from support.world import World
 
+from support.byzantine import A, B, C, block_of, checkpoint, commit, deliver, prepare, put, spy
+from support.world import World
 from tepbft.core.options import NodeOptions
 from tepbft.protocols.tep.messages import Checkpoint, Commit, Message, Prepare
 from tepbft.protocols.tep.messages import Stable as StableMessage
@@ -259,8 +259,6 @@ def test_s18_votes_of_diverged_and_correct_replicas_do_not_mix() -> None:
     for number in (A, B):
         world.crash(number)
     world.filters.append(lambda s, t, m: False)
-    from support.byzantine import checkpoint
-
     deliver(world, A, C, checkpoint(world, A, 1, b"1" * 32))
     deliver(world, B, C, checkpoint(world, B, 1, b"2" * 32))
     deliver(world, 3, C, checkpoint(world, 3, 1, b"3" * 32))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+
 from support.byzantine import A, B, C, put, spy
 from support.world import World
-
 from tepbft.core.block import OK, Receipt
 from tepbft.core.options import NodeOptions
 from tepbft.protocols.tep.messages import Final, Forward, Message, Prepare, Status

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from support.byzantine import (
     A,
     B,
@@ -20,7 +21,6 @@ from support.byzantine import (
     view_change,
 )
 from support.world import World
-
 from tepbft.core.block import NULL, Block, null_block
 from tepbft.core.certificates import CheckpointCertificate, PrepareHead, Vote
 from tepbft.errors import PeerFault
@@ -276,9 +276,7 @@ def test_i6_the_merge_is_a_function_of_the_set(made: list[tuple[int, dict[int, i
     for index, chosen in enumerate(nvc):
         height = base.height + 1 + index
         claimed = [found[height] for _, found in made if height in found]
-        expected = (
-            digest(max(claimed), height) if claimed else null_block(0, height).digest(world.chain_id)
-        )
+        expected = digest(max(claimed), height) if claimed else null_block(0, height).digest(world.chain_id)
         assert chosen == expected
 
 
@@ -308,9 +306,7 @@ def test_i8_view_change_size_is_bounded_by_n_and_bl(n: int, window: int) -> None
     base = checkpoint_certificate(world, floor_at, b"h" * 32, range(n))
     primary = world.genesis.configuration().primary(1)
     heads = [prepare(world, primary, 1, block(floor_at + 1 + i, 7)).head for i in range(window)]
-    certified = new_view_certificate(
-        world, 1, [head.digest for head in heads], base=base, hosts=range(n)
-    )
+    certified = new_view_certificate(world, 1, [head.digest for head in heads], base=base, hosts=range(n))
     message = view_change(world, primary, 1 << 50, base=base, certified=certified, prepares=heads)
     setting = world.node((primary + 1) % n).state.setting
     assert len(check_view_change(setting, message, 1 << 50)) == window

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from support.byzantine import (
     A,
     B,
@@ -18,7 +19,6 @@ from support.byzantine import (
     spy,
 )
 from support.world import WALL_MS, World
-
 from tepbft.core.block import NULL, Block
 from tepbft.core.certificates import CommitCertificate
 from tepbft.core.options import NodeOptions
@@ -124,7 +124,7 @@ def test_a16_the_window_is_stable_to_stable_plus_bl() -> None:
 
 
 def prepare_above(world: World, height: int) -> Prepare:
-    """A proposal of A far beyond its own window: its host lies about its floor, which its component allows."""
+    """A proposal of A beyond its own window: its host lies about the floor, which the component allows."""
     if height > 4:
         world.hosts[A].tc.call(AdvanceFloor(height - 1))
     return prepare(world, A, 0, Block(0, height, NULL, 0, 0, b""))
@@ -324,7 +324,9 @@ def test_a28_what_a_new_view_proposes_again_is_not_packed_twice() -> None:
     """A-28: B leads view 1 and had never seen the block that it must propose again; the request in it
     waits in B's own pool, too."""
     world = World(5)
-    world.filters.append(lambda s, t, m: not (isinstance(m, Commit | Prepare) and m.head.view == 0 and t != C))
+    world.filters.append(
+        lambda s, t, m: not (isinstance(m, Commit | Prepare) and m.head.view == 0 and t != C)
+    )
     client = world.clients[0]
     requests = client.submit(put("x"))
     world.run(200)

@@ -6,9 +6,9 @@ from collections import Counter
 from typing import Any
 
 import pytest
+
 from support.byzantine import A, B, C, put, spy
 from support.world import World
-
 from tepbft.core.options import NodeOptions
 from tepbft.protocols.tep.messages import Checkpoint, Commit, Message, Prepare, Status
 
@@ -158,7 +158,9 @@ def test_commit_carries_block_makes_fetching_unnecessary(carries: bool) -> None:
     assert world.executed() == [1] * 4
     fetched = any(type(m).__name__ == "FetchBody" for _, _, m in sent)
     assert fetched == (not carries)
-    assert all((m.block is not None) == carries for _, _, m in sent if isinstance(m, Commit) and m.sender == B)
+    assert all(
+        (m.block is not None) == carries for _, _, m in sent if isinstance(m, Commit) and m.sender == B
+    )
 
 
 def test_primary_explicit_commit_is_counted_once() -> None:
@@ -217,4 +219,3 @@ def test_bl_1_with_delays_of_different_links_waits_for_no_timeout() -> None:
     requests += client.submit(put("b"))
     assert world.run(300, lambda: world.executed() == [2, 2, 2])
     assert len([m for s, t, m in sent if isinstance(m, Prepare) and t == B and m.head.height == 2]) == 1
-

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+
 from support.byzantine import (
     A,
     B,
@@ -27,7 +28,6 @@ from support.byzantine import (
     view_change,
 )
 from support.world import World
-
 from tepbft.core.block import NULL, Block
 from tepbft.core.options import NodeOptions
 from tepbft.protocols.tep.messages import (
@@ -48,7 +48,6 @@ from tepbft.protocols.tep.messages import (
 from tepbft.protocols.tep.messages import Stable as StableMessage
 from tepbft.trusted.port import PREPARE, EnterView, Order, Ui
 from tepbft.wire import encode
-
 
 
 def lose(*kinds: type) -> Any:
@@ -483,6 +482,7 @@ def test_s13_f_byzantine_primaries_in_a_row() -> None:
     """S-13: the first sends no bodies, the second proposes against its own new view: two views later the
     request is executed."""
     world = World(5)
+
     def attack(sender: int, to: int, message: Message) -> bool:
         if sender == A and isinstance(message, Prepare | Body) and message.block is not None:
             return False

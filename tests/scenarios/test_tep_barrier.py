@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import msgspec
 import pytest
+
 from support.byzantine import A, B, C, D, E, block_of, deliver, faults, prepare, put, spy
 from support.world import WALL_MS, World
-
 from tepbft.core.admission import config_block
 from tepbft.core.block import CONFIG
 from tepbft.core.configuration import decode_replace
@@ -46,6 +47,10 @@ def all_in(world: World, number: int) -> bool:
     return set(configurations(world)) == {number} and all(
         host.node.replica.phase() == "active" for host in world.alive if host.node
     )
+
+
+def settled(world: World) -> bool:
+    return all_in(world, configurations(world)[0])
 
 
 def check_barriers(world: World) -> None:
@@ -252,8 +257,6 @@ def test_i20_the_old_component_counts_for_nothing_after_the_barrier() -> None:
 
 def test_a_change_without_its_operator_is_not_ordered() -> None:
     """A8.2, S-7: a Byzantine primary proposes it; nobody votes, and the view changes."""
-    import msgspec
-
     world = World(3, options=OPTIONS)
     work(world, 1, "x")
     lose(world, C)
@@ -303,11 +306,9 @@ def test_random_schedules_with_lost_components(seed: int) -> None:
                 world.readmit(host.number)
         client.send([request for request in waiting if client.outcome(request) is None])
         client.submit(put("more"))
-        if world.run(1000, lambda: client.done(waiting)() and world.agree() and len(set(configurations(world))) == 1
-                     and all(h.node.replica.phase() == "active" for h in world.alive if h.node)):
+        if world.run(1000, lambda: client.done(waiting)() and world.agree() and settled(world)):
             break
     else:
-        raise AssertionError((world.executed(), configurations(world),
-                              [h.node.replica.phase() for h in world.alive if h.node]))
+        phases = [host.node.replica.phase() for host in world.alive if host.node]
+        raise AssertionError((world.executed(), configurations(world), phases))
     check_barriers(world)
-

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import pytest
+
 from support.byzantine import put
 from support.world import World
-
-from tepbft.core.block import Request
+from tepbft.core.block import OK, Receipt, Request
 from tepbft.core.options import NodeOptions
 
 SEEDS = 40
@@ -99,7 +100,10 @@ def test_a_bad_period_and_then_a_good_one(n: int, seed: int) -> None:
                 world.clients[index].send([request])
         if world.run(1000, done):
             break
-    assert done(), (world.executed(), [(h.node.state.view, h.node.replica.phase()) for h in world.alive if h.node])
+    assert done(), (
+        world.executed(),
+        [(h.node.state.view, h.node.replica.phase()) for h in world.alive if h.node],
+    )
     assert world.run(10_000, world.agree), world.executed()
     world.check_prefixes()
     for host in world.hosts:
@@ -110,10 +114,6 @@ def test_a_bad_period_and_then_a_good_one(n: int, seed: int) -> None:
 
 def check_exactly_once(world: World, requests: list[Request]) -> None:
     """I-12: of each number, one execution with effect in the agreed chain."""
-    import msgspec
-
-    from tepbft.core.block import OK, Receipt
-
     store = next(h.store for h in world.hosts if h.store.block(1) is not None)
     counted: dict[tuple[bytes, int, int], int] = {}
     for height in range(1, max(world.executed()) + 1):

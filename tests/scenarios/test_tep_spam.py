@@ -10,6 +10,8 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from support.byzantine import (
     A,
     B,
@@ -26,10 +28,10 @@ from support.byzantine import (
     view_change,
 )
 from support.world import World
-
 from tepbft.core.block import NULL, Block, null_block
 from tepbft.core.certificates import CheckpointCertificate, CommitCertificate, PrepareHead, Vote
 from tepbft.core.configuration import ReplaceTc
+from tepbft.core.options import NodeOptions
 from tepbft.protocols.tep.messages import (
     Admission,
     Body,
@@ -52,7 +54,7 @@ from tepbft.protocols.tep.messages import (
 )
 from tepbft.protocols.tep.state import MAX_BODIES, MAX_HELP_KINDS, MAX_VOTE_SETS
 from tepbft.protocols.tep.view_change import MAX_PENDING_VIEWS
-from tepbft.trusted.port import COMMIT, PREPARE, AdvanceFloor, Order, Ui
+from tepbft.trusted.port import COMMIT, PREPARE, AdvanceFloor, Order, SignCheckpoint, Ui
 
 ROUNDS = 1500
 BL = 4
@@ -164,8 +166,6 @@ class Attacker:
         return Commit(self.draw.randrange(3), self.draw.randrange(64), head, 1, self.draw.randbytes(70), None)
 
     def checkpoint(self) -> Message:
-        from tepbft.trusted.port import SignCheckpoint
-
         height, digest = self.draw.randrange(1, 40), self.digest()
         ui = self.world.hosts[A].tc.call(SignCheckpoint(height, digest))
         found = (ui.seq, ui.signature) if isinstance(ui, Ui) else (1, b"no")
@@ -278,6 +278,44 @@ def test_i17_memory_stays_bounded_and_the_cluster_works_under_spam() -> None:
     world.run(5000)
     assert world.agree()
     assert faults(world, B)
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_a_byzantine_host_in_random_weather(seed: int) -> None:
+    """I-1, I-17, I-21: the attacker's messages reach random subsets, the network loses and delays, correct
+    hosts restart; afterwards the correct ones agree and every request is done."""
+    n = (3, 4, 5)[seed % 3]
+    world = World(n, seed=seed, window=BL, options=NodeOptions(t_request_ms=300, t_view_change_ms=300))
+    attacker = Attacker(world, seed)
+    draw = attacker.draw
+    correct = list(range(1, n))
+    weather = {"loss": 0.0, "spread": 1}
+    world.filters.append(lambda s, t, m: draw.random() >= weather["loss"])
+    world.delay_ms = lambda s, t, m: 1 + draw.randrange(weather["spread"])
+    client, waiting = world.clients[0], []
+    for step in range(25):
+        weather = {"loss": draw.choice((0.0, 0.0, 0.2, 0.5)), "spread": draw.choice((1, 20, 200))}
+        if draw.random() < 0.1:
+            number = draw.choice(correct)
+            world.crash(number, lost_installs=draw.randrange(3))
+            world.start(number)
+        waiting += client.submit(put(f"k{step}"), to=[k for k in correct if draw.random() < 0.7])
+        for _ in range(20):
+            message = attacker.make()
+            for to in correct:
+                if draw.random() < 0.5:
+                    deliver(world, A, to, message)
+            world.run(draw.randrange(1, 12))
+        within(world, correct, bounds(n))
+    weather = {"loss": 0.0, "spread": 1}
+    for _ in range(60):
+        client.send([request for request in waiting if client.outcome(request) is None], to=correct)
+        if world.run(1000, lambda: client.done(waiting)() and world.agree()):
+            break
+    else:
+        raise AssertionError((world.executed(), [h.node.state.view for h in world.alive if h.node]))
+    world.check_prefixes()
+    assert not any(world.noticed(number, "alarm") for number in correct)
 
 
 def test_s8_far_heights_and_views_are_dropped_not_kept() -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 import pytest
+
 from support.byzantine import A, B, C, D, deliver, faults, put, spy
 from support.world import World
-
 from tepbft.core.block import CONFIG
 from tepbft.core.options import NodeOptions
 from tepbft.protocols.tep.messages import Chunk, FetchChunk, FetchFinal, FetchOffer, Final, Message, Offer

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from support.world import WALL_MS, World
-
 from tepbft.core.block import NORMAL, Block, Request, encode_body
 from tepbft.core.certificates import CheckpointCertificate, CommitCertificate, PrepareHead, Vote
 from tepbft.core.configuration import Configuration

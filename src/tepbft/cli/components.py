@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -16,7 +15,6 @@ from tepbft.trusted.port import Identity
 
 START_TIMEOUT_S = 30.0
 THREADS = 8
-_starting = threading.Lock()
 T = TypeVar("T")
 
 
@@ -31,9 +29,7 @@ def each(layouts: Sequence[NodeLayout], action: Callable[[int, NodeLayout], T]) 
 
 def _with_device(layout: NodeLayout, action: Callable[[DeviceClient], T]) -> T:
     """Start the component if it does not run, and talk to it."""
-    with _starting:  # `ensure_device` collects ended children, which two threads must not do at once
-        device = ensure_device(layout.trusted, START_TIMEOUT_S)
-    with device:
+    with ensure_device(layout.trusted, START_TIMEOUT_S) as device:
         return action(device)
 
 

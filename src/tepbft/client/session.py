@@ -31,7 +31,8 @@ from tepbft.client.events import (
     SessionOptions,
     Tick,
 )
-from tepbft.client.matching import FINAL_STATUSES, Matcher, claim_of
+from tepbft.client.matching import FINAL_STATUSES, claim_of
+from tepbft.client.pending import Pending, split
 from tepbft.core.block import Receipt, Request, request_digest
 from tepbft.core.events import Send
 from tepbft.crypto.port import RequestSigner
@@ -52,8 +53,6 @@ __all__ = [
 ]
 
 _HOPELESS_CODES = frozenset(("unknown_client", "bad_signature", "too_large"))
-_SUBMIT_BYTES = 4 << 20
-_SUBMIT_REQUESTS = 4096
 
 Proof: TypeAlias = wire.ProvenReceipt
 ProofChecker = Callable[[Proof], int]
@@ -66,37 +65,6 @@ class Jitter(Protocol):
     def random(self) -> float:
         """A number in [0, 1)."""
         ...
-
-
-class _Pending:
-    """One outstanding request."""
-
-    __slots__ = (
-        "asked_node",
-        "attempts",
-        "busy_at_ms",
-        "busy_nodes",
-        "busy_rounds",
-        "claims",
-        "digest",
-        "refusals",
-        "request",
-        "retry_at_ms",
-        "submitted_ms",
-    )
-
-    def __init__(self, request: Request, digest: bytes, submitted_ms: float) -> None:
-        self.request = request
-        self.digest = digest
-        self.submitted_ms = submitted_ms
-        self.attempts = 0
-        self.retry_at_ms = 0.0
-        self.busy_at_ms = 0.0
-        self.busy_nodes: list[int] = []
-        self.busy_rounds = 0
-        self.asked_node: int | None = None
-        self.claims = Matcher()
-        self.refusals: dict[int, str] = {}
 
 
 # --- the session ------------------------------------------------------------------------------
@@ -140,8 +108,8 @@ class Session:
         self._answered: set[int] = set()  # above _low; at most W - 1 of them
         self._waiting: deque[tuple[int, bytes, float]] = deque()
         self._waiting_bytes = 0
-        self._pending: dict[int, _Pending] = {}  # ascending
-        self._fresh: list[_Pending] = []
+        self._pending: dict[int, Pending] = {}  # ascending
+        self._fresh: list[Pending] = []
         self._reconnected: list[int] = []
         self._due_ms = float("inf")
         self._views: dict[int, int] = {}
@@ -297,7 +265,7 @@ class Session:
 
     def _complete(
         self,
-        pending: _Pending,
+        pending: Pending,
         height: int,
         receipt: Receipt,
         nodes: tuple[int, ...],
@@ -388,7 +356,7 @@ class Session:
         if now_ms >= self._due_ms:
             self._repeat(now_ms, by_target, effects)
         for to, requests in by_target.items():
-            for part in _split(requests):
+            for part in split(requests):
                 effects.send.append(Send(to, wire.Submit(self.chain_id, part)))
 
     def _admit(self, now_ms: float) -> None:
@@ -398,7 +366,7 @@ class Session:
             self._waiting_bytes -= len(op)
             digest = request_digest(self.chain_id, self.client_id, self.number, seq, op)
             request = Request(self.client_id, self.number, seq, op, self._signer.sign(digest))
-            pending = _Pending(request, digest, submitted_ms)
+            pending = Pending(request, digest, submitted_ms)
             pending.retry_at_ms = now_ms + self._jitter(self.options.retransmit_ms)
             self._due_ms = min(self._due_ms, pending.retry_at_ms)
             self._pending[seq] = pending
@@ -442,7 +410,7 @@ class Session:
             due = min(due, pending.retry_at_ms, pending.busy_at_ms if pending.busy_nodes else due)
         self._due_ms = due
 
-    def _ask_proof(self, pending: _Pending, effects: ClientEffects) -> None:
+    def _ask_proof(self, pending: Pending, effects: ClientEffects) -> None:
         node = self._rotation % self._n
         self._rotation += 1
         pending.asked_node = node
@@ -450,16 +418,3 @@ class Session:
 
     def _jitter(self, delay_ms: float) -> float:
         return delay_ms * (0.75 + 0.5 * self._rng.random())
-
-
-def _split(requests: list[Request]) -> list[list[Request]]:
-    """Parts that fit a frame, whatever the operations are."""
-    parts: list[list[Request]] = [[]]
-    size = 0
-    for request in requests:
-        size += len(request.op) + len(request.auth) + 64
-        if parts[-1] and (size > _SUBMIT_BYTES or len(parts[-1]) >= _SUBMIT_REQUESTS):
-            parts.append([])
-            size = len(request.op) + len(request.auth) + 64
-        parts[-1].append(request)
-    return parts

@@ -277,4 +277,9 @@ def encode_genesis(genesis: Genesis) -> bytes:
 
 def decode_genesis(data: bytes) -> Genesis:
     """Inverse of `encode_genesis`; msgspec.ValidationError or DecodeError on anything else."""
-    return msgspec.json.decode(data, type=Genesis)
+    try:
+        genesis = msgspec.json.decode(data, type=Genesis)
+        _ = genesis.chain_id  # a number or a text that has no encoding shows here, not later
+    except (UnicodeError, RecursionError, OverflowError) as error:
+        raise msgspec.DecodeError(str(error)[:200]) from None
+    return genesis

@@ -45,6 +45,9 @@ class Monitor:
         other = facts.chosen.get((cfg, height))
         if other is not None and other != digest:
             self.fail("I-1", f"height {height} has commit quorums for blocks {other} and {digest}")
+        executed = self.chain.get(height)
+        if executed is not None and executed[0] == cfg and executed[1] != digest:
+            self.fail("I-2", f"height {height} was executed with block {executed[1]}, not {digest}")
         for new_views in facts.new_views.values():
             for found in new_views:
                 if found.cfg == cfg and found.view > view and found.genuine:
@@ -81,6 +84,13 @@ class Monitor:
                 self.containment(new_view, view, height, digest)
         if len(new_view.entries) > self.window:
             self.fail("I-8", f"view {new_view.view} has {len(new_view.entries)} entries")
+
+    def certified_view(self, new_view: NewView) -> None:
+        """I-3: a component signs one NEW-VIEW per view, so a view is certified with one summary."""
+        for other in self.facts.counted_views[new_view.cfg]:
+            same = (other.base, other.entries) == (new_view.base, new_view.entries)
+            if other.view == new_view.view and not same:
+                self.fail("I-3", f"view {new_view.view} is certified with two summaries")
 
     def vote(self, replica: Replica, view: int, height: int) -> None:
         """A correct node signed an ORDER statement: I-9, I-18 and I-19."""

@@ -71,7 +71,7 @@ def propose(world: World, node: int, rng: Random) -> Action | None:
         return ("propose", component.id, view, height, found.entries[height], -1, -1)
     if height > replica.closing or height > replica.barrier:
         return None
-    return _new_block(world, component, view, height, 0.4, rng)
+    return _new_block(world, component, view, height, 0.6, rng)
 
 
 def vote(world: World, node: int, rng: Random) -> Action | None:
@@ -117,8 +117,18 @@ def depart(world: World, node: int, rng: Random) -> Action | None:
     replica = world.replicas[node]
     if replica is None:
         return None
-    to = replica.view + (1 if rng.random() < 0.8 else 2)
+    to = _next_view(world, replica.cfg, replica.view, rng)
     return ("depart", node, to) if to <= world.setup.views else None
+
+
+def _next_view(world: World, cfg: int, view: int, rng: Random) -> int:
+    """Where to go from `view`: often where others went (one VIEW-CHANGE moves every correct node)."""
+    if rng.random() < 0.6:
+        known = world.facts.view_changes
+        others = [to for to in range(view + 1, world.setup.views + 1) if (cfg, to) in known]
+        if others:
+            return others[int(rng.random() * len(others))]
+    return view + (1 if rng.random() < 0.8 else 2)
 
 
 def install(world: World, node: int, rng: Random) -> Action | None:
@@ -144,7 +154,7 @@ def _installation(
     chosen = rng.sample(nodes, quorum - 1 if own >= 0 else quorum)
     if own >= 0:
         chosen.append(own)
-    picks = tuple((node, int(rng.random() * len(table[node]))) for node in sorted(chosen))
+    picks = tuple((node, int(rng.random() * len(table[node]))) for node in chosen)
     return ("install", identity, view, picks)
 
 
@@ -245,7 +255,7 @@ def byzantine_propose(world: World, node: int, rng: Random) -> Action | None:
         entries = known[int(rng.random() * len(known))].entries
         if height in entries:
             return ("propose", component.id, view, height, entries[height], -1, -1)
-    return _new_block(world, component, view, height, 0.35, rng)
+    return _new_block(world, component, view, height, 0.5, rng)
 
 
 def byzantine_vote(world: World, node: int, rng: Random) -> Action | None:
@@ -268,7 +278,7 @@ def byzantine_depart(world: World, node: int, rng: Random) -> Action | None:
     if not world.counts(component) or component.view >= world.setup.views:
         return None
     facts, cfg, mutant = world.facts, component.cfg, world.mutant
-    to = component.view + 1 + int(rng.random() * rng.random() * (world.setup.views - component.view))
+    to = min(_next_view(world, cfg, component.view, rng), world.setup.views)
     candidates: list[NewView | None] = [
         found
         for found in (
@@ -370,23 +380,23 @@ def byzantine_barrier(world: World, node: int, rng: Random) -> Action | None:
 CORRECT: dict[str, tuple[float, Choice]] = {
     "propose": (0.20, propose),
     "vote": (0.32, vote),
-    "execute": (0.09, execute),
+    "execute": (0.12, execute),
     "checkpoint": (0.07, checkpoint),
     "stable": (0.05, stable),
-    "depart": (0.07, depart),
+    "depart": (0.012, depart),
     "install": (0.06, install),
-    "ack": (0.07, acknowledge),
-    "enter": (0.07, enter),
+    "ack": (0.12, acknowledge),
+    "enter": (0.12, enter),
     "forget": (0.04, forget),
-    "barrier": (0.08, pass_barrier),
-    "lose": (0.02, lose),
+    "barrier": (0.20, pass_barrier),
+    "lose": (0.01, lose),
 }
 BYZANTINE: dict[str, tuple[float, Choice]] = {
     "propose": (0.22, byzantine_propose),
     "vote": (0.34, byzantine_vote),
-    "depart": (0.12, byzantine_depart),
+    "depart": (0.02, byzantine_depart),
     "install": (0.10, byzantine_install),
-    "floor": (0.03, byzantine_floor),
+    "floor": (0.02, byzantine_floor),
     "barrier": (0.10, byzantine_barrier),
 }
 BARRIER_ONLY = ("barrier", "lose")

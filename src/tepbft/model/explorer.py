@@ -48,6 +48,8 @@ def _chances(setup: Setup, rng: Random) -> tuple[list[float], list[tuple[int, Ch
     weights: list[float] = []
     options: list[tuple[int, Choice]] = []
     drawn = {name: rng.choice(SCALE) for name in (*CORRECT, *BYZANTINE)}
+    if setup.barrier and rng.random() < 0.6:
+        drawn["depart"] *= 0.2  # or few walks get far enough to see a second configuration
     for node in range(setup.nodes):
         table = BYZANTINE if node in setup.byzantine else CORRECT
         speed = rng.choice((1.0, 1.0, 1.0, 0.3, 0.1))

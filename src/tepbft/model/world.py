@@ -207,7 +207,7 @@ class World(Barrier):
         if replica is None:
             return False
         facts, height = self.facts, len(replica.log) + 1
-        if replica.following >= 0 and self.mutant != "old_votes_count":
+        if replica.following >= 0:
             return False  # the CONFIG block was the last one of this configuration
         cfg = replica.cfg
         digest = facts.chosen.get((cfg, height))
@@ -413,6 +413,7 @@ class World(Barrier):
         found.backers |= 1 << node
         if not found.certified and found.backers.bit_count() >= self.needed:
             found.certified = True
+            self.monitor.certified_view(found)
             self.facts.counted_views[found.cfg].append(found)
             self.coverage["certified_views"] += 1
 

@@ -53,7 +53,7 @@ from tepbft.storage.rocks import RocksStore
 from tepbft.trusted.confine import confine_replica
 from tepbft.trusted.port import Identity
 from tepbft.trusted.verify import UiVerifier
-from tepbft.types import ConnectionId
+from tepbft.types import MAX_NODES, ConnectionId
 
 MAX_GENESIS_BYTES = 64 << 20
 log = structlog.get_logger("tepbft.process")
@@ -123,6 +123,8 @@ def load_genesis(path: Path) -> Genesis:
     except (msgspec.ValidationError, msgspec.DecodeError) as error:
         raise TepbftError(str(path), f"it is not a genesis ({error})", remedy) from None
     wrong = genesis.parameters.check()
+    if not 3 <= len(genesis.members) <= MAX_NODES:
+        wrong.append(f"a cluster has 3 to {MAX_NODES} members, not {len(genesis.members)}")
     if [member.node for member in genesis.members] != list(range(len(genesis.members))):
         wrong.append("members must be numbered from 0 in order")
     if genesis.protocol != "tep":
@@ -181,7 +183,7 @@ def load_credentials(layout: NodeLayout, settings: NodeSettings, genesis: Genesi
 def _load_mac_keys(path: Path) -> dict[bytes, bytes]:
     try:
         return {bytes.fromhex(c): bytes.fromhex(k) for c, k in json.loads(read_secret(path)).items()}
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise TepbftError(str(path), f"it does not hold MAC keys ({error})", "Restore it.") from None
 
 

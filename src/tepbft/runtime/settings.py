@@ -22,6 +22,9 @@ from msgspec import Meta, Struct
 from tepbft.errors import TepbftError
 from tepbft.types import MAX_BLOCK_REQUESTS, MAX_FRAME_BYTES, MAX_NODES, MAX_WINDOW
 
+MAX_SETTINGS_BYTES = 1 << 16
+MAX_DOTS = 16
+
 _Path = Annotated[str, Meta(min_length=1, max_length=1024)]
 _Timer = Annotated[int, Meta(ge=10, le=3_600_000)]
 
@@ -175,9 +178,13 @@ def contradictions(settings: NodeSettings) -> list[tuple[str, str]]:
 
 def parse_settings(text: str, source: str) -> NodeSettings:
     """Settings from TOML text; TepbftError naming the setting, with `source` as the file's name."""
+    for number, line in enumerate(text.splitlines(), 1):
+        key = line.partition("=")[0]
+        if key.count(".") > MAX_DOTS and not key.lstrip().startswith("#"):  # each level costs all above it
+            raise TepbftError(f"{source}, line {number}", "no setting has so many parts", "Correct the file.")
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, arrays without end
         raise TepbftError(source, f"it is not valid TOML ({error})", "Correct the file.") from None
     for name in table:
         if name not in _META:
@@ -202,6 +209,8 @@ def parse_settings(text: str, source: str) -> NodeSettings:
 def load_settings(path: Path) -> NodeSettings:
     """Settings from `node.toml`; TepbftError if it is missing, unreadable or wrong."""
     try:
+        if path.stat().st_size > MAX_SETTINGS_BYTES:
+            raise TepbftError(str(path), "it is too large for settings", "Is it the right file?")
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise TepbftError(

@@ -93,6 +93,10 @@ class Power:
         """Send arbitrary bytes as a frame: the receiver's codec must stop them (I-25)."""
         self._world.post_bytes(self.number, to, data)
 
+    def restart_component(self) -> None:
+        """Kill the own trusted component and start a new one: a new key, which is no member (S-37)."""
+        self._world.faults.cold(self._world.hosts[self.number])
+
     def rogue_request(self, session: int, seq: int, op: bytes) -> Request:
         """A well-signed request of the client that colludes with Byzantine hosts (S-42)."""
         return self._world.rogue.make(session, seq, op)
@@ -134,6 +138,10 @@ class Strategy:
     def requests(self, requests: Sequence[Request]) -> Sequence[Request]:
         """Client requests that the node behind gets to see."""
         return requests
+
+    def reply(self, client: int, message: Any) -> Any:
+        """What a client gets instead of `message` (`wire.Outcome`, …); None for nothing (S-45)."""
+        return message
 
     def tick(self) -> None:
         """Time passed: attack of one's own accord."""

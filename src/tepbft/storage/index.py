@@ -8,12 +8,15 @@ number the place of a configuration record; `m` the `Meta` of the whole store.
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
 
 from tepbft.core.block import Header
+from tepbft.errors import TepbftError
+from tepbft.storage.errors import StoreDamaged
 from tepbft.storage.journal import POSITION_BYTES, Position, unpack_position
 from tepbft.storage.port import (
     BodyRecord,
@@ -32,6 +35,11 @@ META_KEY = b"m"
 META_VERSION = 1
 _U64 = struct.Struct(">Q")
 _NOWHERE = bytes(POSITION_BYTES)
+
+
+def after(prefix: bytes) -> bytes:
+    """The first key that does not begin with a one-byte prefix."""
+    return bytes([prefix[0] + 1])
 
 
 def height_key(height: Height) -> bytes:
@@ -182,3 +190,21 @@ class Tail:
         for height, places in self.heights.items():
             if height > installed:
                 places.header = None
+
+
+def check_meta(data: bytes, chain_id: bytes, path: Path) -> Meta:
+    """The description of a state database at `path`, if it is one that this program and this chain
+    may use; StoreDamaged or TepbftError if not."""
+    try:
+        meta = decode_meta(data)
+    except msgspec.MsgspecError as error:
+        raise StoreDamaged(path, None, f"its description is malformed ({error})") from None
+    if meta.version > META_VERSION:
+        raise TepbftError(
+            str(path), f"its format is {meta.version}", "Use the version of tepbft that wrote it"
+        )
+    if meta.chain_id != chain_id:
+        raise TepbftError(
+            str(path), "it belongs to another chain", "Use the folder and the genesis that belong together"
+        )
+    return meta

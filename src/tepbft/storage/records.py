@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -27,10 +27,12 @@ MAX_RECORD_BYTES = MAX_FRAME_BYTES + 4096
 """A record is a blob of at most one frame, and a few fields around it."""
 VIEW_SLOTS = ("new_view_certificate", "view_change", "new_view")
 
+T = TypeVar("T")
 _encode = msgspec.msgpack.Encoder().encode
 _decode_record: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
 _decode_configuration = msgspec.msgpack.Decoder(Configuration)
-_decode_receipts = msgspec.msgpack.Decoder(Annotated[list[Receipt], Meta(max_length=MAX_BLOCK_REQUESTS)])
+_Receipts = Annotated[list[Receipt], Meta(max_length=MAX_BLOCK_REQUESTS)]
+_decode_receipts: msgspec.msgpack.Decoder[list[Receipt]] = msgspec.msgpack.Decoder(_Receipts)
 
 
 def encode_record(record: Record) -> bytes:
@@ -41,13 +43,20 @@ def encode_record(record: Record) -> bytes:
     return data
 
 
+def _decode_canonical(decoder: msgspec.msgpack.Decoder[T], data: bytes) -> T:
+    try:
+        found = decoder.decode(data)
+    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError, ValueError) as error:
+        raise PeerFault("malformed", str(error)[:200]) from None
+    if _encode(found) != data:
+        raise PeerFault("malformed", "not the canonical encoding")
+    return found
+
+
 def decode_record(payload: bytes) -> Record:
     """Inverse of `encode_record`; PeerFault if the bytes are no record (the journal's checks passed,
     so another version of the program wrote them, or somebody who recomputed the checks)."""
-    try:
-        return _decode_record.decode(payload)
-    except (msgspec.DecodeError, msgspec.ValidationError, ValueError) as error:
-        raise PeerFault("malformed", str(error)[:200]) from None
+    return _decode_canonical(_decode_record, payload)
 
 
 def encode_receipts(receipts: list[Receipt]) -> bytes:
@@ -59,19 +68,12 @@ def decode_receipts(data: bytes) -> list[Receipt]:
     """Inverse of `encode_receipts`; PeerFault if malformed. Empty bytes stand for no receipts."""
     if not data:
         return []
-    try:
-        receipts: list[Receipt] = _decode_receipts.decode(data)
-    except (msgspec.DecodeError, msgspec.ValidationError, ValueError) as error:
-        raise PeerFault("malformed", str(error)[:200]) from None
-    return receipts
+    return _decode_canonical(_decode_receipts, data)
 
 
 def decode_configuration(data: bytes) -> Configuration:
     """The configuration inside a ConfigRecord; PeerFault if malformed."""
-    try:
-        return _decode_configuration.decode(data)
-    except (msgspec.DecodeError, msgspec.ValidationError, ValueError) as error:
-        raise PeerFault("malformed", str(error)[:200]) from None
+    return _decode_canonical(_decode_configuration, data)
 
 
 def height_of(record: Record) -> Height | None:

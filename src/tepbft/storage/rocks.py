@@ -36,8 +36,9 @@ from tepbft.storage.index import (
     Meta,
     Places,
     Tail,
+    after,
+    check_meta,
     configuration_key,
-    decode_meta,
     encode_meta,
     height_key,
     stable_key,
@@ -136,21 +137,7 @@ class RocksStore:
         data = self._open_db.get(META_KEY)
         if data is None:
             raise StoreDamaged(path, None, "it does not say which height it is at")
-        try:
-            meta = decode_meta(data)
-        except msgspec.MsgspecError as error:
-            raise StoreDamaged(path, None, f"its description is malformed ({error})") from None
-        if meta.version > META_VERSION:
-            raise TepbftError(
-                str(path), f"its format is {meta.version}", "Use the version of tepbft that wrote it"
-            )
-        if meta.chain_id != self._chain_id:
-            raise TepbftError(
-                str(path),
-                "it belongs to another chain",
-                "Use the folder and the genesis that belong together",
-            )
-        return meta
+        return check_meta(data, self._chain_id, path)
 
     def _load_tail(self) -> None:
         """Index what was appended since the last install; this also finds the end of the journal."""
@@ -388,7 +375,7 @@ class RocksStore:
         tail = sorted(h for h, entry in self._tail.heights.items() if h >= start and entry.stable)
         pending = iter(tail)
         late = next(pending, None)
-        for key, _ in self._open_db.scan(stable_key(start), _after(STABLE_PREFIX)):
+        for key, _ in self._open_db.scan(stable_key(start), after(STABLE_PREFIX)):
             height = stable_key_height(key)
             while late is not None and late < height:
                 yield late
@@ -403,7 +390,7 @@ class RocksStore:
         """See `ChainStore.configurations`."""
         places = {
             int.from_bytes(key[1:], "big"): unpack_position(value)
-            for key, value in self._open_db.scan(CONFIGURATION_PREFIX, _after(CONFIGURATION_PREFIX))
+            for key, value in self._open_db.scan(CONFIGURATION_PREFIX, after(CONFIGURATION_PREFIX))
         }
         places.update(self._tail.configurations)
         records = [self._read(places[number]) for number in sorted(places)]
@@ -460,7 +447,3 @@ class RocksStore:
             self._db.close()
             self._db = None
         self._lock.release()
-
-
-def _after(prefix: bytes) -> bytes:
-    return bytes([prefix[0] + 1])

@@ -74,7 +74,7 @@ class SnapshotFile:
             )
         try:
             self.head = _decode_head.decode(data)
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
             raise StoreDamaged(path, 0, f"the snapshot's head is malformed ({error})") from None
         if self.head.chain_id != chain_id:
             raise TepbftError(

@@ -310,7 +310,7 @@ def _start(folder: Path) -> subprocess.Popen[bytes]:
 def _reap() -> None:
     for pid, process in list(_children.items()):
         if process.poll() is not None:
-            del _children[pid]
+            _children.pop(pid, None)  # another thread may have been quicker
 
 
 def _did_not_start(folder: Path, reason: str) -> TepbftError:

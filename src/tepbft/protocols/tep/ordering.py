@@ -135,7 +135,8 @@ def on_prepare(s: State, sender: NodeId, message: Prepare) -> None:
 def _in_window(s: State, sender: NodeId, message: Prepare | Commit, height: Height) -> bool:
     """P5, with help for the sender that is behind and room for one that is ahead."""
     if height <= s.stable_height:
-        behind = isinstance(message, Prepare) and s.stable_height > s.cfg.floor  # a late vote is no sign of it
+        # A PREPARE shows that its sender is behind; a late vote shows nothing.
+        behind = isinstance(message, Prepare) and s.stable_height > s.cfg.floor
         if behind and sender in s.peers and s.may_help(sender, "stable"):
             s.send(sender, Stable(s.stable_certificate))
         return False
