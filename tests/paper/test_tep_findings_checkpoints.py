@@ -136,6 +136,24 @@ def test_a35_a_diverged_replica_signs_nothing() -> None:
     assert "execution differs" in world.node(C).status(world.now).verdict
 
 
+def test_a35_what_was_proposed_while_it_was_diverged_gets_its_vote_afterwards() -> None:
+    """A-35: n = 3 and B is gone, so block 2 needs C's vote, and C is diverged when the proposal comes. Once
+    healed it votes, in the same view."""
+    options = NodeOptions(max_wait_ms=0, t_request_ms=30_000)
+    world = World(3, window=4, snapshot_interval=1, options=options)
+    make_noisy(world, C)[0].times = 2
+    work(world, 1, "x")
+    world.run(30)
+    assert world.node(C).replica.phase() == "diverged"
+    world.crash(B)
+    client = world.clients[0]
+    requests = client.submit(put("y"), to=[A, C])
+    world.run(100)
+    assert world.node(C).replica.phase() == "diverged" and world.executed(A) == [1]
+    assert world.run(8000, client.done(requests))
+    assert world.noticed(C, "state_transferred") and world.node(A).state.view == 0
+
+
 def test_a35_a_replica_that_diverges_again_takes_a_snapshot() -> None:
     """A-35, S-46: re-execution gives the wrong result again; only the agreed state helps, and it comes
     from a peer. The window has moved by more than BL meanwhile, and still its votes count afterwards."""

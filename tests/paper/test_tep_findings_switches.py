@@ -174,6 +174,7 @@ def test_primary_explicit_commit_is_counted_once() -> None:
     assert world.executed() == [0] * 5
     slot = world.node(B).state.slots[1]
     assert [sorted(voters) for voters in slot.votes.values()] == [[A, B]]
+    assert not world.noticed(B, "peer_fault")
 
 
 # --- BL = 1, K = 1 ----------------------------------------------------------------------------

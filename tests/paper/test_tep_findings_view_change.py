@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -295,7 +296,7 @@ def test_a59_both_timers_back_off() -> None:
     world.clients[0].submit(put("x"), to=[B, C])
     world.crash(A)
     world.run(60_000)
-    waits = [later - sooner for sooner, later in zip(times, times[1:], strict=False)]
+    waits = [later - sooner for sooner, later in pairwise(times)]
     assert len(waits) >= 5
     for index, wait in enumerate(waits):
         assert wait >= min(400 << (index + 1), 6400)
@@ -349,7 +350,7 @@ def test_a60_s28_every_message_of_a_view_change_is_repeated(kind: type) -> None:
     world.crash(A)
     work(world, 1, "y", wait=10_000)
     assert first and view_of(world, B) == view_of(world, C)
-    assert view_of(world, B)[0] <= 2
+    assert view_of(world, B)[0] == 1
 
 
 def test_a61_a_complaining_minority_is_served() -> None:

@@ -16,7 +16,7 @@ from tepbft.core.configuration import decode_replace
 from tepbft.core.options import NodeOptions
 from tepbft.protocols.tep.messages import Checkpoint, Commit, Prepare
 from tepbft.protocols.tep.messages import Stable as StableMessage
-from tepbft.trusted.port import BeginConfig, Order, SignCheckpoint, Ui
+from tepbft.trusted.port import BeginConfig, Depart, Order, SignCheckpoint, Ui
 
 OPTIONS = NodeOptions(
     max_wait_ms=0, t_request_ms=500, t_view_change_ms=500, t_max_ms=4000, t_retransmit_ms=200
@@ -266,6 +266,44 @@ def test_a_change_without_its_operator_is_not_ordered() -> None:
     deliver(world, A, B, proposal)
     assert "not_admitted" in faults(world, B)
     assert not [r for r, _ in world.hosts[B].statements if isinstance(r, Order) and r.height == 2]
+
+
+def test_a_crash_that_loses_installs_below_the_barrier_loses_nothing_above_it() -> None:
+    """I-5, I-16, I-19: B's disk knows configuration 1, but its state is back below the barrier. It replays
+    the barrier without asking its component anything of configuration 0 (where it had left a view), and
+    still has the evidence for what it signed in configuration 1."""
+    world = World(5, options=OPTIONS, block_requests=1)
+    work(world, 2, "x")
+    world.crash(A)
+    work(world, 2, "y")  # a view change: B's disk holds a departure of configuration 0
+    world.start(A)
+    lose(world, E)
+    world.readmit(E)
+    assert world.run(10_000, lambda: all_in(world, 1))
+    hold = lambda s, t, m: not isinstance(m, Checkpoint | StableMessage)  # noqa: E731
+    world.filters.append(hold)
+    work(world, 3, "z")
+    world.run(100)
+    node = world.node(C)
+    barrier, executed = node.configuration.floor, node.state.executed
+    assert node.state.stable_height == barrier and executed > barrier
+    world.crash(C, lost_installs=2)
+    assert world.hosts[C].store.recover().installed < barrier
+    mark = len(world.hosts[C].statements)
+    world.start(C)
+    assert world.node(C).state.executed == executed and world.node(C).configuration.number == 1
+    assert world.hosts[C].tc.identity().view == 0
+    asked = [request for request, _ in world.hosts[C].statements[mark:]]
+    assert not any(isinstance(request, Depart) for request in asked)
+    assert all(request.height > barrier for request in asked if isinstance(request, Order | SignCheckpoint))
+    assert world.node(B).state.primary == B
+    world.crash(B)
+    work(world, 2, "w")
+    assert not world.noticed(C, "alarm")
+    world.filters.remove(hold)
+    world.start(B)
+    assert world.run(10_000, world.agree)
+    check_barriers(world)
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -75,7 +75,7 @@ def test_s21_a_silent_server_is_replaced() -> None:
 
 @pytest.mark.parametrize("part", ["header", "certificate", "leaves", "short", "links"])
 def test_s21_s22_an_offer_is_checked_to_the_end_before_it_counts(part: str) -> None:
-    """S-22: wrong header, too few signers, wrong leaves, foreign links: refused, and no chunk is asked for."""
+    """S-22: wrong header, too few signers, wrong leaves, foreign links: refused; no chunk is asked for."""
     world = deep_laggard()
     change = msgspec.structs.replace
     asked: list[int] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+
 from tepbft.model.checks import Monitor
 from tepbft.model.component import Component
 from tepbft.model.facts import ROOT, Block, Configuration, Facts, Log

@@ -65,7 +65,8 @@ class Monitor:
         configuration = self.facts.configurations[cfg]
         if configuration.floor not in self.facts.stable[configuration.parent]:
             self.fail(
-                "I-19", f"a correct node left configuration {configuration.number - 1} before its end was stable"
+                "I-19",
+                f"a correct node left configuration {configuration.number - 1} before its end was stable",
             )
 
     def containment(self, new_view: NewView, view: int, height: int, digest: int) -> None:

@@ -39,7 +39,9 @@ def _replacement(world: World, cfg: int, rng: Random) -> tuple[int, int] | None:
     return spare[int(rng.random() * len(spare))]
 
 
-def _new_block(world: World, component: Component, view: int, height: int, config: float, rng: Random) -> Action:
+def _new_block(
+    world: World, component: Component, view: int, height: int, config: float, rng: Random
+) -> Action:
     digest = world.labels + 1
     if world.setup.barrier and rng.random() < config:
         change = _replacement(world, component.cfg, rng)
@@ -142,9 +144,7 @@ def install(world: World, node: int, rng: Random) -> Action | None:
     return _installation(world, replica.component, replica.cfg, view, node, rng)
 
 
-def _installation(
-    world: World, identity: int, cfg: int, view: int, own: int, rng: Random
-) -> Action | None:
+def _installation(world: World, identity: int, cfg: int, view: int, own: int, rng: Random) -> Action | None:
     """An install action over a random quorum of departures; `own` = -1 needs none of its own."""
     table = world.facts.view_changes.get((cfg, view))
     quorum = world.certificate_quorum

@@ -44,7 +44,7 @@ class Campaign:
 
 
 def _chances(setup: Setup, rng: Random) -> tuple[list[float], list[tuple[int, Choice]]]:
-    """Cumulative weights over (node, choice)."""
+    """Weights, and the (node, choice) that each belongs to."""
     weights: list[float] = []
     options: list[tuple[int, Choice]] = []
     drawn = {name: rng.choice(SCALE) for name in (*CORRECT, *BYZANTINE)}
@@ -61,28 +61,42 @@ def _chances(setup: Setup, rng: Random) -> tuple[list[float], list[tuple[int, Ch
             lag = 0.02 if rng.random() < 0.08 else 1.0
             weights.append(weight * drawn[name] * speed * lag)
             options.append((node, choice))
-    return list(accumulate(weights)), options
+    return weights, options
 
 
 def walk(setup: Setup, rng: Random) -> Walk:
-    """Take `setup.steps` random steps, or fewer if an invariant breaks."""
+    """Take up to `setup.steps` random steps; fewer if an invariant breaks or nobody can do anything.
+
+    What turned out not to be possible is not drawn again before something has changed.
+    """
     world = World(setup)
-    chances, options = _chances(setup, rng)
-    total, draw = chances[-1], rng.random
+    weights, options = _chances(setup, rng)
     schedule: list[Action] = []
     violation = None
+    open_weights, chances = weights[:], list(accumulate(weights))
+    changed = False
     try:
-        for _ in range(setup.steps):
-            node, choice = options[bisect(chances, draw() * total)]
+        while len(schedule) < setup.steps and chances[-1] > 1e-9:
+            index = bisect(chances, rng.random() * chances[-1])
+            if index == len(options):
+                continue  # rounding
+            node, choice = options[index]
             action = choice(world, node, rng)
-            if action is None:
-                continue
-            schedule.append(action)
-            if not world.apply(action):
+            if action is not None:
+                schedule.append(action)
+                if world.apply(action):
+                    if changed:
+                        open_weights, chances = weights[:], list(accumulate(weights))
+                        changed = False
+                    continue
                 schedule.pop()
+            open_weights[index] = 0.0
+            chances = list(accumulate(open_weights))
+            changed = True
     except Violation as found:
         violation = found
     world.coverage["walks"] += 1
+    world.coverage["steps"] += len(schedule)
     return Walk(setup, schedule, violation, world.coverage)
 
 
@@ -108,7 +122,7 @@ def bounds(nodes: int, barrier: bool, mutant: Mutant, rng: Random) -> Setup:
         window, heights, views = rng.choice(((3, 4, 3), (2, 4, 3), (3, 6, 2), (2, 3, 4)))
     else:
         window, heights, views = rng.choice(((3, 4, 4), (2, 3, 6), (2, 2, 6)))
-    steps = (250 if nodes == 3 else 380) * (2 if barrier else 1)
+    steps = (60 if nodes == 3 else 90) * (2 if barrier else 1)
     return Setup(
         nodes=nodes,
         byzantine=chosen,
@@ -144,9 +158,7 @@ def campaign(
     """Up to `walks` walks; ends early after `stop_at` failures. `progress` is called every 1000 walks."""
     found = Campaign()
     for number in range(walks):
-        one = numbered_walk(
-            number, seed=seed, nodes=nodes, barrier=barrier, mutant=mutant, reported=reported
-        )
+        one = numbered_walk(number, seed=seed, nodes=nodes, barrier=barrier, mutant=mutant, reported=reported)
         found.walks += 1
         found.coverage.update(one.coverage)
         if one.violation is not None:

@@ -45,7 +45,9 @@ MUTANTS: dict[Mutant, Defect] = {
     "lowview": Defect("the merge prefers the lowest view (A-53)"),
     "nobasecp": Defect("V5 is dropped: the checkpoint may be below the base of the certified view"),
     "barrier_without_stable": Defect("a node begins c+1 as soon as it executed the CONFIG block", True),
-    "vote_above_barrier": Defect("a node that knows the CONFIG block is final still votes above it in c", True),
+    "vote_above_barrier": Defect(
+        "a node that knows the CONFIG block is final still votes above it in c", True
+    ),
     "two_members": Defect("the replaced component still counts in c+1", True),
     "old_votes_count": Defect("commit quorums of c above the barrier still count in c+1", True),
 }

@@ -8,7 +8,7 @@ actions is a schedule, which is what makes shrinking simple.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +68,7 @@ class World(Barrier):
                 self.add_component(n + node, node).begin(ROOT, 0, 0)
         self.labels = 0
         self.coverage: Counter[str] = Counter()
-        self._handlers = {
+        self._handlers: dict[str, Callable[..., bool]] = {
             "propose": self._propose,
             "vote": self._vote,
             "execute": self._execute,
@@ -87,7 +87,7 @@ class World(Barrier):
 
     def apply(self, action: Action) -> bool:
         """Carry out one action. False if it is not enabled; Violation if an invariant breaks."""
-        return bool(self._handlers[action[0]](*action[1:]))
+        return self._handlers[action[0]](*action[1:])
 
     def counts(self, component: Component) -> bool:
         """True if the component is a member of the configuration that it signs for."""

@@ -20,6 +20,8 @@ NAMES = (
     "readmissions",
     "crashes",
     "torn_appends",
+    "trapped",
+    "storms",
     "recoveries",
     "lost_installs",
     "cold_starts",

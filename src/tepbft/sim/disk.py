@@ -87,11 +87,6 @@ class Disk:
     def full(self, value: bool) -> None:
         self.store.full = value
 
-    def tear(self, records: Sequence[Record], kept: int) -> None:
-        """The plug was pulled inside an append: only its first records are there."""
-        if not self.store.full:
-            self.append(records[:kept])
-
     def crash(self, rng: Random, lost_installs: int) -> None:
         """The process is gone, and with it what was not durable yet."""
         full = self.store.full

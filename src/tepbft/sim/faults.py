@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from tepbft.sim.host import SimHost
     from tepbft.sim.world import World
 
-FAULTS = ("partition", "crash", "blackout", "cold", "warm", "full", "wipe", "clock", "wall")
+TRAPS = (
+    "Order", "Depart", "Install", "SignCheckpoint", "EnterView", "AdvanceFloor", "BeginConfig",
+    "Prepare", "Commit", "Checkpoint", "ViewChange", "NewView", "NvAck", "NewViewCertificate", "Body", "Final",
+    "InstallState", "SaveSnapshot", "ReplaceState",
+    "BodyRecord", "PrepareRecord", "CommitRecord", "StableRecord", "ViewRecord", "ConfigRecord", "HeaderRecord",
+)  # fmt: skip
+"""Effects at which a process may die: requests to the component, messages, store effects, records."""
+FAULTS = ("partition", "crash", "trap", "storm", "blackout", "cold", "warm", "full", "wipe", "clock", "wall")
 
 
 class FaultInjector:
@@ -56,7 +63,7 @@ class FaultInjector:
         return [
             host.number
             for host in self._world.hosts
-            if host.byzantine or not host.up or host.wiped or host.disk.full or not host.member
+            if host.byzantine or not host.up or host.wiped or host.disk.full or host.trap or not host.member
         ]
 
     def _victim(self, need_up: bool = True) -> SimHost | None:
@@ -83,6 +90,8 @@ class FaultInjector:
                     self._crash(host)
             case "clock" | "wall":
                 self._clock(name)
+            case "storm":
+                self._storm()
             case _:
                 host = self._victim()
                 if host is not None:
@@ -92,6 +101,8 @@ class FaultInjector:
         match name:
             case "crash":
                 self._crash(host)
+            case "trap":
+                self._set_trap(host)
             case "cold":
                 self.cold(host)
             case "warm":
@@ -115,11 +126,31 @@ class FaultInjector:
         if host.fuse == 0:
             world.crash(host.number)
         else:
-            world.at(world.now + world.config.step_ms, self._crash_anyway, host, host.incarnation)
+            world.at(world.now + 4 * world.config.step_ms, self._crash_anyway, host, host.incarnation)
 
     def _crash_anyway(self, host: SimHost, incarnation: int) -> None:
         if host.incarnation == incarnation and host.up:
             self._world.crash(host.number)
+
+    def _set_trap(self, host: SimHost) -> None:
+        """The process dies at the next effect of a certain kind, if there is one in time."""
+        world = self._world
+        if host.trap or host.fuse >= 0:
+            return
+        host.trap, host.spring_late = self._rng.choice(TRAPS), self._rng.random() < 0.5
+        world.at(world.now + 10 * world.config.step_ms, self._clear_trap, host, host.incarnation)
+
+    def _clear_trap(self, host: SimHost, incarnation: int) -> None:
+        if host.incarnation == incarnation:
+            host.trap = ""
+
+    def _storm(self) -> None:
+        """Some clocks leap ahead at once: whoever waits for something gives up (S-30)."""
+        world, rng = self._world, self._rng
+        world.coverage.count("storms")
+        for host in world.hosts:
+            if rng.random() < 0.8:
+                host.clock.jump(rng.randint(1, 3) * world.config.options.t_request_ms)
 
     def cold(self, host: SimHost) -> None:
         """The component's process dies; the node is rebuilt around a new one."""
@@ -207,7 +238,7 @@ class FaultInjector:
         world.network.heal()
         for host in world.hosts:
             host.disk.full = False
-            host.fuse = -1
+            host.fuse, host.trap = -1, ""
             host.clock.set_rate(world.now, 1.0)
             host.clock.set_wall(self._rng.randint(-50, 50))
             if not host.up:

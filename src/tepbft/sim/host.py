@@ -32,6 +32,7 @@ from tepbft.sim.crypto import operator_seed
 from tepbft.sim.disk import Disk
 from tepbft.sim.ports import Strategy
 from tepbft.storage.errors import StoreFull
+from tepbft.storage.port import Record
 from tepbft.trusted.port import TcRequest
 from tepbft.types import Millis, NodeId
 
@@ -70,6 +71,9 @@ class SimHost:
         self.was_wiped_at: Millis = -1
         self.fuse = -1
         """Effects until the process dies; -1: it lives."""
+        self.trap = ""
+        """Name of an effect at which the process dies, just before or just after it (`spring_late`)."""
+        self.spring_late = False
         self.stalled = False
         """The disk is full: nothing is carried out until there is room."""
         self.incarnation = 0
@@ -130,7 +134,7 @@ class SimHost:
     def stop(self) -> None:
         """The process is gone; what it had not carried out never happens."""
         self.node = None
-        self.fuse = -1
+        self.fuse, self.trap = -1, ""
         self.stalled = self.busy = False
         self.inbox.clear()
         self._backlog.clear()
@@ -267,41 +271,64 @@ class SimHost:
         elif self.fuse == 0:
             raise Crashed
 
+    def _spring(self, effect: Any, late: bool) -> None:
+        """The process dies here if its trap waits for this effect."""
+        if self.spring_late == late and type(effect).__name__ == self.trap:
+            self.world.coverage.count("trapped")
+            raise Crashed
+
     def _carry_out(self) -> None:
         effects = self._effects
         if effects.persist:
             self._append(effects)
         while effects.store:
-            self._burn()
-            self._store(effects.store[0])
+            if self.fuse >= 0:
+                self._burn()
+            effect = effects.store[0]
+            if self.trap:
+                self._spring(effect, late=False)
+            self._store(effect)
             del effects.store[0]
+            if self.trap:
+                self._spring(effect, late=True)
         self._effects = Effects()
         if effects.certify:
             self._certify(effects.certify)
         if effects.send:
             self._send(effects)
         for reply in effects.replies:
-            self._burn()
+            if self.fuse >= 0:
+                self._burn()
             self.world.reply(self, int(reply.connection), reply.height, reply.receipts)
         for busy in effects.busy:
             self.world.busy(self, int(busy.connection), busy.requests)
 
     def _append(self, effects: Effects) -> None:
+        records = effects.persist
         if self.fuse >= 0:
             self._burn()
-            if self.fuse == 0 and len(effects.persist) > 1:
-                kept = self._rng.randrange(len(effects.persist))
-                self.disk.tear(effects.persist, kept)
-                self.world.coverage.count("torn_appends")
-                if self.strategy is None:
-                    for hook in self.world.hooks.on_records:
-                        hook(self, effects.persist[:kept])
-                raise Crashed
-        self.disk.append(effects.persist)
+            if self.fuse == 0 and self._rng.random() < 0.5:
+                self._tear(records, self._rng.randrange(len(records)))
+        if self.trap:
+            for place, record in enumerate(records):
+                if type(record).__name__ == self.trap:
+                    self.world.coverage.count("trapped")
+                    self._tear(records, place + self.spring_late)
+        self.disk.append(records)
         if self.strategy is None:
             for hook in self.world.hooks.on_records:
-                hook(self, effects.persist)
+                hook(self, records)
         effects.persist = []
+
+    def _tear(self, records: list[Record], kept: int) -> None:
+        """The plug is pulled inside an append: only its first records are there."""
+        if not self.disk.full:
+            self.disk.append(records[:kept])
+            self.world.coverage.count("torn_appends")
+            if self.strategy is None:
+                for hook in self.world.hooks.on_records:
+                    hook(self, records[:kept])
+        raise Crashed
 
     def _store(self, effect: StorageEffect) -> None:
         match effect:
@@ -323,7 +350,11 @@ class SimHost:
                     hook(self, request)
             elif not strategy.certify(request):
                 continue
+            if self.trap:
+                self._spring(request, late=False)
             answers.append(TcAnswered(request, self.component.call(request)))
+            if self.trap:
+                self._spring(request, late=True)
         self._backlog.extendleft(reversed(answers))
 
     def _send(self, effects: Effects) -> None:
@@ -331,6 +362,8 @@ class SimHost:
         for send in effects.send:
             if self.fuse >= 0:
                 self._burn()
+            if self.trap:
+                self._spring(send.message, late=False)
             if strategy is None:
                 world.multicast(self, send.to, send.message)
             else:

@@ -43,6 +43,8 @@ class Profile:
     wipes: float = 0.0
     """A flipped byte makes a disk unreadable; its operator moves it away."""
     clocks: float = 0.0
+    storms: float = 0.0
+    """Clocks of several hosts leap ahead at once: time-out storms."""
     byzantine: float = 0.0
     slow_world: float = 0.0
     """Delays above the timers, until the world heals (S-29)."""
@@ -52,16 +54,17 @@ PROFILES: dict[str, Profile] = {
     profile.name: profile
     for profile in (
         Profile("calm"),
-        Profile("lossy", loss=1, duplication=0.7, reordering=0.7, laggards=0.5, slow_world=0.2),
-        Profile("partitions", loss=0.3, partitions=1, isolation=0.5, laggards=0.3, reordering=0.3),
-        Profile("crashes", loss=0.3, crashes=1, blackouts=0.3, disk_full=0.3, wipes=0.15, laggards=0.2),
-        Profile("components", loss=0.3, crashes=0.3, components=1, laggards=0.2, partitions=0.2),
-        Profile("clocks", loss=0.3, clocks=1, partitions=0.2, slow_world=0.2),
+        Profile("lossy", loss=1, duplication=0.7, reordering=0.7, laggards=0.5, slow_world=0.2, storms=0.5),
+        Profile("partitions", loss=0.3, partitions=1, isolation=0.5, laggards=0.3, reordering=0.3, storms=0.5),
+        Profile("crashes", loss=0.3, crashes=1, blackouts=0.3, disk_full=0.3, wipes=0.15, laggards=0.2,
+                storms=0.5),
+        Profile("components", loss=0.3, crashes=0.3, components=1, laggards=0.2, partitions=0.2, storms=0.4),
+        Profile("clocks", loss=0.3, clocks=1, partitions=0.2, slow_world=0.2, storms=0.6),
         Profile("byzantine", loss=0.5, duplication=0.3, reordering=0.5, laggards=0.4, byzantine=1,
-                isolation=0.2),
+                isolation=0.2, storms=0.5),
         Profile("everything", loss=0.6, duplication=0.4, reordering=0.5, laggards=0.4, partitions=0.4,
                 isolation=0.25, crashes=0.5, blackouts=0.1, components=0.35, disk_full=0.15, wipes=0.1,
-                clocks=0.3, byzantine=0.35, slow_world=0.1),
+                clocks=0.3, byzantine=0.35, slow_world=0.1, storms=0.5),
     )
 }  # fmt: skip
 
@@ -153,6 +156,8 @@ def draw(seed: int, nodes: int, profile: Profile, signatures: str) -> WorldConfi
     if rng.random() < profile.byzantine:
         byzantine = tuple(sorted(rng.sample(range(nodes), rng.randint(1, f))))
     clocks = rng.random() < profile.clocks
+    heal_ms = rng.choice((1200, 2000, 3000, 4000))
+    requests = rng.randint(3, 16)
     return WorldConfig(
         seed=seed,
         nodes=nodes,
@@ -160,11 +165,11 @@ def draw(seed: int, nodes: int, profile: Profile, signatures: str) -> WorldConfi
         parameters=parameters,
         options=options,
         tick_ms=rng.choice((15, 20, 30)),
-        heal_ms=rng.choice((1200, 2000, 3000, 4000)),
+        heal_ms=heal_ms,
         clients=rng.randint(1, 3),
-        requests=rng.randint(3, 12),
+        requests=requests,
         pipeline=rng.choice((1, 2, 4, 8)),
-        think_ms=rng.choice((5, 30, 100, 250)),
+        think_ms=int(heal_ms / requests * rng.choice((0.1, 0.5, 0.9, 0.9))),
         keys=rng.randint(1, 3),
         session_changes=rng.choice((0.0, 0.0, 0.1, 0.3)),
         delay_ms=(1, max(2, scale)),
@@ -239,6 +244,8 @@ def _draw_weights(rng: Random, profile: Profile) -> tuple[tuple[str, float], ...
     kinds = (
         ("partition", profile.partitions),
         ("crash", profile.crashes),
+        ("trap", profile.crashes),
+        ("storm", profile.storms),
         ("blackout", profile.blackouts),
         ("cold", profile.components),
         ("warm", profile.components),

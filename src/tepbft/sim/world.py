@@ -374,6 +374,7 @@ class World:
                 self.trace(name, host.number, fields.get("target", fields.get("to")), fields.get("cause", ""))
             case "state_transferred":
                 coverage.count("transfers")
+                coverage.count("transfers_of_laggards", 0 if host.wiped else 1)
                 self.trace(name, host.number, fields["height"])
             case "tc_refused":
                 coverage.count("refusals")

@@ -71,6 +71,7 @@ def on_ordered(s: State, request: Order, answer: Ui | Refused) -> None:
 def _send_prepare(s: State, slot: Slot, request: Order, ui: Ui) -> None:
     head = PrepareHead(request.view, request.height, request.digest, ui.seq, ui.signature)
     slot.prepares[request.view] = head
+    _forget_old_views(s, slot, request.view)
     slot.heads[(request.view, request.digest)] = head
     slot.own = Prepare(s.cfg.number, head, slot.bodies.get(request.digest))
     slot.own_sent_ms = s.now
@@ -191,8 +192,7 @@ def _accept(s: State, slot: Slot, head: PrepareHead) -> None:
     slot.waiting = None
     slot.prepares[head.view] = head
     slot.heads[(head.view, head.digest)] = head
-    for view in [view for view in slot.prepares if view < head.view - 1 and view != s.certified_view]:
-        del slot.prepares[view]
+    _forget_old_views(s, slot, head.view)
     if slot.accepted_ms < 0:
         slot.accepted_ms = s.now
     s.record_body(slot, head.digest)
@@ -202,6 +202,12 @@ def _accept(s: State, slot: Slot, head: PrepareHead) -> None:
     s.host.accepted(slot.bodies[head.digest], head.digest)
     primary = s.cfg.primary(head.view)
     count_vote(s, slot, head.view, head.digest, Vote(primary, head.seq, head.signature))
+
+
+def _forget_old_views(s: State, slot: Slot, newest: int) -> None:
+    """Evidence is asked for the certified view only; older PREPAREs must not pile up (I-17)."""
+    for view in [view for view in slot.prepares if view < newest - 1 and view != s.certified_view]:
+        del slot.prepares[view]
 
 
 # --- COMMIT -----------------------------------------------------------------------------------

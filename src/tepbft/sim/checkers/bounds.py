@@ -28,22 +28,24 @@ class BoundedMemory(Checker):
     def _state(self, host: SimHost, s: State) -> None:
         n, window = s.quorums.n, s.window
         views = MAX_PENDING_VIEWS + 2
-        self._limit(host, "slots", len(s.slots), 5 * window + max(0, s.stable_height - s.executed) + 32)
+        installed = host.disk.store._installed
+        lead = max(0, s.executed - s.stable_height)  # executed by certificates, stability still to come
+        self._limit(host, "slots", len(s.slots), 5 * window + abs(s.stable_height - s.executed) + 32)
         for slot in s.slots.values():
             self._limit(host, "vote sets of a slot", len(slot.votes), MAX_VOTE_SETS)
             self._limit(host, "heads of a slot", len(slot.heads), 3 * MAX_VOTE_SETS)
             self._limit(host, "PREPAREs of a slot", len(slot.prepares), views)
             self._limit(host, "bodies of a slot", len(slot.bodies), MAX_BODIES + views)
-        self._limit(host, "checkpoints", len(s.checkpoints), 2 * window)
+        self._limit(host, "checkpoints", len(s.checkpoints), 2 * window + lead)
         for by_digest in s.checkpoints.values():
             self._limit(host, "digests of a checkpoint", len(by_digest), n)
-        self._limit(host, "own checkpoints", len(s.own_checkpoints), window + 32)
+        self._limit(host, "own checkpoints", len(s.own_checkpoints), lead + window)
         self._limit(host, "REQ-VCs", len(s.requests), n)
         for table in (s.departures, s.new_views, s.acks):
             self._limit(host, "views in a view change", len(table), views)
         self._limit(host, "wanted bodies", len(s.wanted), 2 * window)
         self._limit(host, "admissions", len(s.admissions), n)
-        self._limit(host, "headers above stability", len(s.headers), 5 * window + 32)
+        self._limit(host, "headers above stability", len(s.headers), s.executed - installed + window)
         for peer in s.peers.values():
             self._limit(host, "postponed messages of a peer", len(peer.future), 2 * window + 8)
             self._limit(host, "kinds of help", len(peer.helped_ms), MAX_HELP_KINDS)
