@@ -306,6 +306,31 @@ def test_a_crash_that_loses_installs_below_the_barrier_loses_nothing_above_it() 
     check_barriers(world)
 
 
+def test_a_new_disk_under_a_component_of_a_later_configuration() -> None:
+    """A8.3: the host starts from the genesis while its component is in configuration 1. It asks nothing of
+    it before it has learnt of that configuration: statements would name the wrong one."""
+    world = World(5, options=OPTIONS, block_requests=1)
+    work(world, 2, "x")
+    lose(world, E)
+    world.readmit(E)
+    assert world.run(10_000, lambda: all_in(world, 1))
+    work(world, 2, "y")
+    world.crash(C)
+    world.hosts[C].store = type(world.hosts[C].store)()
+    mark = len(world.hosts[C].statements)
+    counted = len(faults(world, A))
+    world.start(C)
+    assert world.run(10_000, lambda: world.agree() and all_in(world, 1))
+    world.crash(D)
+    world.crash(E)
+    work(world, 5, "z")
+    assert "bad_signature" not in faults(world, A)[counted:]
+    floor = world.node(A).configuration.floor
+    asked = [request for request, _ in world.hosts[C].statements[mark:]]
+    assert all(request.height > floor for request in asked if isinstance(request, Order | SignCheckpoint))
+    check_barriers(world)
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_random_schedules_with_lost_components(seed: int) -> None:
     """S-35, S-38 at random: up to f components are lost in a bad period; everybody is admitted again."""

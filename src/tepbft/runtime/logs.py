@@ -6,13 +6,14 @@ what was left out is counted in the next line that is written.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
 import time
 from collections.abc import MutableMapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -49,6 +50,25 @@ class RateLimit:
         return event
 
 
+class LossyStream:
+    """Writes what the disk takes and drops the rest: a full disk must stop a node's journal, which
+    heals, and never the node itself by way of its log."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """As of a text stream; errors of the system are swallowed."""
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """As of a text stream; errors of the system are swallowed."""
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+
 def _open(settings: NodeSettings, log_file: Path) -> TextIO:
     if settings.log_file in ("", "-"):
         return sys.stderr
@@ -80,7 +100,7 @@ def configure_logs(settings: NodeSettings, log_file: Path) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[settings.log_level]),
-        logger_factory=structlog.PrintLoggerFactory(stream),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, LossyStream(stream))),
         cache_logger_on_first_use=False,
     )
     structlog.contextvars.clear_contextvars()

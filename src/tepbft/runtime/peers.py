@@ -14,7 +14,7 @@ import contextlib
 import random
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol
 
@@ -215,14 +215,16 @@ class _Dialled(FrameProtocol):
 class PeerLink:
     """Keeps one connection to one peer, and the queue of what goes there."""
 
-    def __init__(self, network: PeerNetwork, member: Member, queue_bytes: int) -> None:
+    def __init__(
+        self, network: PeerNetwork, member: Member, queue_bytes: int, address: tuple[str, int]
+    ) -> None:
         self.network = network
         self.node: NodeId = member.node
         self.name = f"node{member.node}"
         self.outgoing = Outgoing(queue_bytes, min(queue_bytes, DOWN_BYTES))
         self.connects = 0
         self.connection: _Dialled | None = None
-        self._address = (member.host, member.peer_port)
+        self._address = address
         self._hurry = asyncio.Event()
 
     @property
@@ -285,7 +287,10 @@ class PeerLink:
 
 
 class PeerNetwork:
-    """All links of one node. Give it a bound, listening socket."""
+    """All links of one node. Give it a bound, listening socket.
+
+    `addresses` are (host, port) by node, where one is to be dialled elsewhere than its member entry says.
+    """
 
     def __init__(
         self,
@@ -300,6 +305,7 @@ class PeerNetwork:
         traffic: Traffic,
         queue_bytes: int,
         handshake_timeout_ms: int,
+        addresses: Mapping[NodeId, tuple[str, int]] | None = None,
     ) -> None:
         self.me = me
         self.chain_id = chain_id
@@ -312,7 +318,12 @@ class PeerNetwork:
         self.hello_frame = frame(encode(Hello(chain_id, me, LINK_VERSION)))
         self.incoming: dict[NodeId, _Accepted] = {}
         self.accepted: set[_Accepted] = set()
-        self.links = {m.node: PeerLink(self, m, queue_bytes) for m in members if m.node != me}
+        elsewhere = addresses or {}
+        self.links = {
+            m.node: PeerLink(self, m, queue_bytes, elsewhere.get(m.node, (m.host, m.peer_port)))
+            for m in members
+            if m.node != me
+        }
         self._codec = codec
         self._tasks: list[asyncio.Task[None]] = []
         self.listener = Listener(

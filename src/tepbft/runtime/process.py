@@ -41,7 +41,7 @@ from tepbft.runtime.logs import configure_logs
 from tepbft.runtime.metrics import Metrics
 from tepbft.runtime.peers import PeerNetwork
 from tepbft.runtime.readmission import Readmission
-from tepbft.runtime.settings import NodeSettings, load_settings
+from tepbft.runtime.settings import NodeSettings, load_settings, peer_addresses
 from tepbft.runtime.shell import Shell
 from tepbft.runtime.tls import TlsContexts, certificate_digest, make_contexts
 from tepbft.runtime.traffic import Traffic
@@ -141,6 +141,13 @@ def own_entry(layout: NodeLayout, settings: NodeSettings, genesis: Genesis) -> M
             f"{layout.settings}, setting `node`",
             f"the genesis has members 0 to {len(genesis.members) - 1}",
             "Restore node.toml.",
+        )
+    unknown = sorted(node for node in peer_addresses(settings) if node >= len(genesis.members))
+    if unknown:
+        raise TepbftError(
+            f"{layout.settings}, setting `peer_addresses`",
+            f"the genesis has no member {unknown[0]}",
+            f"Nodes are 0 to {len(genesis.members) - 1}.",
         )
     if settings.in_flight_blocks > genesis.parameters.window:
         raise TepbftError(
@@ -316,6 +323,7 @@ async def serve(parts: Parts, core: Core, sockets: Sockets) -> int:
         traffic=traffic,
         queue_bytes=settings.peer_queue_bytes,
         handshake_timeout_ms=settings.handshake_timeout_ms,
+        addresses=peer_addresses(settings),
     )
     clients = ClientPort(
         chain_id=genesis.chain_id,

@@ -20,13 +20,15 @@ import tomli_w
 from msgspec import Meta, Struct
 
 from tepbft.errors import TepbftError
-from tepbft.types import MAX_BLOCK_REQUESTS, MAX_FRAME_BYTES, MAX_NODES, MAX_WINDOW
+from tepbft.types import MAX_BLOCK_REQUESTS, MAX_FRAME_BYTES, MAX_NODES, MAX_WINDOW, NodeId
 
 MAX_SETTINGS_BYTES = 1 << 16
 MAX_DOTS = 16
 
 _Path = Annotated[str, Meta(min_length=1, max_length=1024)]
 _Timer = Annotated[int, Meta(ge=10, le=3_600_000)]
+_NodeName = Annotated[str, Meta(pattern="^(0|[1-9][0-9]?)$")]
+_Address = Annotated[str, Meta(min_length=3, max_length=270)]
 
 
 class NodeSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -49,6 +51,16 @@ class NodeSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             description="Address of the HTTP port. It is plain HTTP: keep it on loopback or behind a proxy.",
         ),
     ] = "127.0.0.1"
+
+    peer_addresses: Annotated[
+        dict[_NodeName, _Address],
+        Meta(
+            max_length=MAX_NODES,
+            description="Where to dial other nodes, if not at their host and peer_port of the genesis: "
+            'by node id, such as { "1" = "10.0.0.7:7000" }. For relays and address translation; who '
+            "answers there still has to show the certificate that the genesis pins.",
+        ),
+    ] = {}
 
     trusted_folder: Annotated[
         _Path, Meta(description="The trusted component's folder; relative to the node's folder, or absolute.")
@@ -160,6 +172,25 @@ SETTING_NAMES: tuple[str, ...] = tuple(_META)
 """Names of all settings, in the order of the file."""
 
 
+def parse_address(text: str) -> tuple[str, int]:
+    """(host, port) of `host:port` or `[ipv6]:port`; ValueError for anything else."""
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(f"{text!r} has to be written [address]:port")
+    if not colon or not host or not (port.isascii() and port.isdecimal()) or len(port) > 5:
+        raise ValueError(f"{text!r} is not host:port")
+    if not 1 <= int(port) <= 65_535:
+        raise ValueError(f"the port in {text!r} is outside 1..65535")
+    return host, int(port)
+
+
+def peer_addresses(settings: NodeSettings) -> dict[NodeId, tuple[str, int]]:
+    """The setting of that name, parsed. It was checked when the file was read."""
+    return {int(node): parse_address(text) for node, text in settings.peer_addresses.items()}
+
+
 def contradictions(settings: NodeSettings) -> list[tuple[str, str]]:
     """(setting, what is wrong) for values that are each in range but not together."""
     wrong = []
@@ -171,6 +202,11 @@ def contradictions(settings: NodeSettings) -> list[tuple[str, str]]:
             wrong.append((name, f"it is below tick_ms = {settings.tick_ms}"))
     if settings.t_status_ms >= settings.t_request_ms:
         wrong.append(("t_status_ms", f"it is not below t_request_ms = {settings.t_request_ms}"))
+    try:
+        if settings.node in peer_addresses(settings):
+            wrong.append(("peer_addresses", f"node {settings.node} is this node itself"))
+    except ValueError as error:
+        wrong.append(("peer_addresses", str(error)))
     if settings.max_wait_ms * 2 > settings.t_request_ms:
         wrong.append(("max_wait_ms", f"it is more than half of t_request_ms = {settings.t_request_ms}"))
     return wrong
@@ -202,7 +238,8 @@ def parse_settings(text: str, source: str) -> NodeSettings:
             f"{source}, setting `{name}`", reason, meta.description or "" if meta else "Correct the file."
         ) from None
     for name, wrong in contradictions(settings):
-        raise TepbftError(f"{source}, setting `{name}`", wrong, "Change one of the two.")
+        remedy = "Correct it." if name == "peer_addresses" else "Change one of the two."
+        raise TepbftError(f"{source}, setting `{name}`", wrong, remedy)
     return settings
 
 
@@ -221,11 +258,20 @@ def load_settings(path: Path) -> NodeSettings:
     return parse_settings(text, str(path))
 
 
+def _assignment(name: str, value: object) -> str:
+    """One line of TOML. A table is written inline: behind a `[name]` nothing else could follow."""
+    if not isinstance(value, dict):
+        return tomli_w.dumps({name: value}).rstrip("\n")
+    pairs = (tomli_w.dumps({key: text}).rstrip("\n") for key, text in value.items())
+    inner = ", ".join(pairs)
+    return f"{name} = {{ {inner} }}" if inner else f"{name} = {{}}"
+
+
 def dump_settings(settings: NodeSettings) -> str:
     """The settings as a commented TOML file that `parse_settings` reads back."""
     lines = ["# Settings of this node alone. What all nodes agree on stands in genesis.json.", ""]
     for name in SETTING_NAMES:
         lines += textwrap.wrap(_META[name].description or "", 96, initial_indent="# ", subsequent_indent="# ")
-        lines.append(tomli_w.dumps({name: getattr(settings, name)}).rstrip("\n"))
+        lines.append(_assignment(name, getattr(settings, name)))
         lines.append("")
     return "\n".join(lines)

@@ -33,6 +33,7 @@ _decode = {
     "delete": msgspec.msgpack.Decoder(bool).decode,
     "cas": msgspec.msgpack.Decoder(tuple[bool, bytes | None]).decode,
 }
+_KINDS = {"Put": "put", "Get": "get", "Delete": "delete", "CompareAndSwap": "cas"}
 
 
 class _Call:
@@ -178,8 +179,7 @@ class SimClient:
     def _operation(self, call: _Call) -> Operation:
         op: Any = call.operation
         outcome = call.outcome
-        kinds = {kv.Put: "put", kv.Get: "get", kv.Delete: "delete", kv.CompareAndSwap: "cas"}
-        kind: Any = kinds[type(op)]
+        kind: Any = _KINDS[type(op).__name__]
         known = outcome is not None and outcome.status in (OK, REFUSED, NOT_ADMITTED)
         result: Any = None
         refused = outcome is not None and outcome.status in (REFUSED, NOT_ADMITTED)

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 TRAPS = (
     "Order", "Depart", "Install", "SignCheckpoint", "EnterView", "AdvanceFloor", "BeginConfig",
-    "Prepare", "Commit", "Checkpoint", "ViewChange", "NewView", "NvAck", "NewViewCertificate", "Body", "Final",
-    "InstallState", "SaveSnapshot", "ReplaceState",
-    "BodyRecord", "PrepareRecord", "CommitRecord", "StableRecord", "ViewRecord", "ConfigRecord", "HeaderRecord",
+    "Prepare", "Commit", "Checkpoint", "ViewChange", "NewView", "NvAck", "NewViewCertificate", "Body",
+    "Final", "InstallState", "SaveSnapshot", "ReplaceState", "BodyRecord", "PrepareRecord", "CommitRecord",
+    "StableRecord", "ViewRecord", "ConfigRecord", "HeaderRecord",
 )  # fmt: skip
 """Effects at which a process may die: requests to the component, messages, store effects, records."""
 FAULTS = ("partition", "crash", "trap", "storm", "blackout", "cold", "warm", "full", "wipe", "clock", "wall")
@@ -53,8 +53,14 @@ class FaultInjector:
             point -= weight
         if world.config.reverse and self._rng.random() < world.config.reverse:
             link = (self._rng.randrange(world.n), self._rng.randrange(world.n))
-            world.network.reverse(link, world.now + self._rng.randint(2, world.config.cut_ms))
+            until = world.now + self._rng.randint(2, world.config.cut_ms)
+            if self._allow("reverse", *link, until):
+                world.network.reverse(link, until)
         world.at(world.now + world.config.step_ms, self._step)
+
+    def _allow(self, kind: str, *fields: object) -> bool:
+        """Number the fault that is about to happen; False if a shrinker leaves it out."""
+        return self._world.schedule.allow(self._world.now, kind, *fields)
 
     # --- budget -----------------------------------------------------------------------------------
 
@@ -86,16 +92,17 @@ class FaultInjector:
             case "partition":
                 self._partition()
             case "blackout":
-                for host in self._world.hosts:
-                    self._crash(host)
+                if self._allow(name):
+                    for host in self._world.hosts:
+                        self._crash(host)
             case "clock" | "wall":
                 self._clock(name)
             case "storm":
                 self._storm()
             case _:
-                host = self._victim()
-                if host is not None:
-                    self._hit(name, host)
+                victim = self._victim()
+                if victim is not None and self._allow(name, victim.number):
+                    self._hit(name, victim)
 
     def _hit(self, name: str, host: SimHost) -> None:
         match name:
@@ -147,10 +154,15 @@ class FaultInjector:
     def _storm(self) -> None:
         """Some clocks leap ahead at once: whoever waits for something gives up (S-30)."""
         world, rng = self._world, self._rng
-        world.coverage.count("storms")
-        for host in world.hosts:
-            if rng.random() < 0.8:
-                host.clock.jump(rng.randint(1, 3) * world.config.options.t_request_ms)
+        jumps = [
+            (host.number, rng.randint(1, 3) * world.config.options.t_request_ms)
+            for host in world.hosts
+            if rng.random() < 0.8
+        ]
+        if self._allow("storm", *jumps):
+            world.coverage.count("storms")
+            for number, jump_ms in jumps:
+                world.hosts[number].clock.jump(jump_ms)
 
     def cold(self, host: SimHost) -> None:
         """The component's process dies; the node is rebuilt around a new one."""
@@ -199,13 +211,20 @@ class FaultInjector:
     def _clock(self, name: str) -> None:
         world, rng, config = self._world, self._rng, self._world.config
         host = rng.choice(world.hosts)
-        world.coverage.count("clock_faults")
+        clock, number = host.clock, host.number
         if name == "wall":
-            host.clock.set_wall(rng.randint(-config.wall_skew_ms, config.wall_skew_ms))
+            skew_ms = rng.randint(-config.wall_skew_ms, config.wall_skew_ms)
+            if self._allow(name, number, f"the wall clock is wrong by {skew_ms} ms"):
+                clock.set_wall(skew_ms)
         elif rng.random() < 0.5:
-            host.clock.jump(rng.randint(1, 4 * config.options.t_request_ms))
+            ahead_ms = rng.randint(1, 4 * config.options.t_request_ms)
+            if self._allow(name, number, f"the clock leaps ahead by {ahead_ms} ms"):
+                clock.jump(ahead_ms)
         else:
-            host.clock.set_rate(world.now, 1.0 + rng.uniform(-config.clock_rate, config.clock_rate))
+            rate = 1.0 + rng.uniform(-config.clock_rate, config.clock_rate)
+            if self._allow(name, number, f"the clock runs {rate:.3f} times as fast"):
+                clock.set_rate(world.now, rate)
+        world.coverage.count("clock_faults")
 
     def _partition(self) -> None:
         world, rng = self._world, self._rng
@@ -227,8 +246,11 @@ class FaultInjector:
             }[shape]
             if down or (shape == "links" and rng.random() < 0.4):
                 links[(a, b)] = None
-        world.network.cut(links, world.now + self._pause(world.config.cut_ms))
-        world.trace("partition", -1, shape, *sorted(f"{a}>{b}" for a, b in links))
+        until = world.now + self._pause(world.config.cut_ms)
+        down_links = sorted(f"{a}>{b}" for a, b in links)
+        if self._allow("partition", shape, until, *down_links):
+            world.network.cut(links, until)
+            world.trace("partition", -1, shape, *down_links)
 
     # --- the end of faults ------------------------------------------------------------------------
 

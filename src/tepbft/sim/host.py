@@ -164,7 +164,9 @@ class SimHost:
         config = self.world.config
         if config.batch and not self.world.network.healed and self._rng.random() < config.batch:
             self.busy = True
-            self.world.at(self.world.now + self._rng.randint(1, config.batch_ms), self._wake, self.incarnation)
+            self.world.at(
+                self.world.now + self._rng.randint(1, config.batch_ms), self._wake, self.incarnation
+            )
         else:
             self.turn()
 

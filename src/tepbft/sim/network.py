@@ -10,6 +10,7 @@ from random import Random
 
 from tepbft.sim.coverage import Coverage
 from tepbft.sim.profiles import WorldConfig
+from tepbft.sim.schedule import Schedule
 from tepbft.types import Millis, NodeId
 
 VIEW_CHANGE_MESSAGES = ("ReqVc", "ViewChange", "NewView", "NvAck", "NewViewCertificate")
@@ -20,8 +21,8 @@ Link = tuple[NodeId, NodeId]
 class Network:
     """Directed links between hosts, and between clients (numbered -1, -2, …) and hosts."""
 
-    def __init__(self, config: WorldConfig, coverage: Coverage) -> None:
-        self._config, self._coverage = config, coverage
+    def __init__(self, config: WorldConfig, coverage: Coverage, schedule: Schedule) -> None:
+        self._config, self._coverage, self._allow = config, coverage, schedule.allow
         self._rng = Random(f"{config.seed}/network")
         self._laggards = {(host, name): odds for host, name, odds in config.laggards}
         self._cuts: list[tuple[Millis, dict[Link, None]]] = []
@@ -71,20 +72,22 @@ class Network:
                 return ()
             return (now + self._rng.randint(1, 3),)
         config, rng = self._config, self._rng
-        if config.isolate and name in VIEW_CHANGE_MESSAGES and rng.random() < config.isolate:
-            if self._isolated.get(sender, 0) <= now:
-                self._isolated[sender] = now + rng.randint(1, config.cut_ms)
-                self._coverage.count("isolations")
+        strikes = config.isolate and name in VIEW_CHANGE_MESSAGES and rng.random() < config.isolate
+        free = self._isolated.get(sender, 0) <= now
+        if strikes and free and self._allow(now, "isolation", sender, name):
+            self._isolated[sender] = now + rng.randint(1, config.cut_ms)
+            self._coverage.count("isolations")
         if self._is_cut(sender, to, now):
             return ()
-        if config.loss and rng.random() < config.loss:
+        if config.loss and rng.random() < config.loss and self._allow(now, "loss", sender, to, name):
             return ()
         if self._laggards:
             odds = self._laggards.get((to, name))
-            if odds is not None and rng.random() < odds:
+            if odds is not None and rng.random() < odds and self._allow(now, "loss", sender, to, name):
                 return ()
         at = now + self._delay(sender, to, now)
-        if config.duplication and rng.random() < config.duplication:
+        twice = config.duplication and rng.random() < config.duplication
+        if twice and self._allow(now, "duplication", sender, to, name):
             self._coverage.count("duplicated")
             return at, at + self._delay(sender, to, now)
         return (at,)
@@ -105,7 +108,8 @@ class Network:
         """When a message between a client and a host arrives; None if it is lost."""
         if self.healed:
             return now + self._rng.randint(1, 3)
-        if self._config.client_loss and self._rng.random() < self._config.client_loss:
+        lost = self._config.client_loss and self._rng.random() < self._config.client_loss
+        if lost and self._allow(now, "loss", sender, to, "a message"):
             return None
         if self._isolated and self._isolated.get(max(sender, to), 0) > now:
             return None

@@ -55,7 +55,8 @@ PROFILES: dict[str, Profile] = {
     for profile in (
         Profile("calm"),
         Profile("lossy", loss=1, duplication=0.7, reordering=0.7, laggards=0.5, slow_world=0.2, storms=0.5),
-        Profile("partitions", loss=0.3, partitions=1, isolation=0.5, laggards=0.3, reordering=0.3, storms=0.5),
+        Profile("partitions", loss=0.3, partitions=1, isolation=0.5, laggards=0.3, reordering=0.3,
+                storms=0.5),
         Profile("crashes", loss=0.3, crashes=1, blackouts=0.3, disk_full=0.3, wipes=0.15, laggards=0.2,
                 storms=0.5),
         Profile("components", loss=0.3, crashes=0.3, components=1, laggards=0.2, partitions=0.2, storms=0.4),

@@ -42,12 +42,23 @@ def run_seed(
     found = PROFILES.get(profile) if isinstance(profile, str) else profile
     if found is None:
         raise TepbftError(f"profile {profile!r}", "it is not known", f"Choose one of: {', '.join(PROFILES)}.")
-    config = draw(seed, nodes, found, signatures)
-    rng = Random(f"{seed}/strategies")
-    pool = tuple(strategies) if strategies is not None else MISCHIEF
-    chosen = [rng.choice(pool) for _ in config.byzantine] if pool else []
+    config, chosen = plan_seed(seed, nodes, found, strategies, signatures)
     with mutant() if mutant is not None else nullcontext():
         return run_world(config, strategies=chosen, trace=trace)
+
+
+def plan_seed(
+    seed: int,
+    nodes: int,
+    profile: Profile,
+    strategies: Sequence[type[Strategy]] | None = None,
+    signatures: str = "stub",
+) -> tuple[WorldConfig, list[type[Strategy]]]:
+    """The world that `seed` draws, and how each of its Byzantine hosts behaves."""
+    config = draw(seed, nodes, profile, signatures)
+    rng = Random(f"{seed}/strategies")
+    pool = tuple(strategies) if strategies is not None else MISCHIEF
+    return config, [rng.choice(pool) for _ in config.byzantine] if pool else []
 
 
 def run_world(
@@ -81,7 +92,8 @@ def _result(world: World, strategies: Sequence[type[Strategy]]) -> SeedResult:
         "window": str(parameters.window),
         "interval": str(parameters.checkpoint_interval),
         "byzantine": ",".join(
-            f"{number}:{strategy.name}" for number, strategy in zip(config.byzantine, strategies, strict=False)
+            f"{number}:{strategy.name}"
+            for number, strategy in zip(config.byzantine, strategies, strict=False)
         ),
         "faults": ",".join(f"{name}={weight:.3f}" for name, weight in config.weights),
     }

@@ -35,8 +35,10 @@ from tepbft.sim.faults import FaultInjector
 from tepbft.sim.hooks import Hooks
 from tepbft.sim.host import SimHost
 from tepbft.sim.network import Network
+from tepbft.sim.place import place_of
 from tepbft.sim.ports import Checker, Power, Strategy, TraceSink
 from tepbft.sim.profiles import WorldConfig
+from tepbft.sim.schedule import Schedule
 from tepbft.sim.violations import Violation
 from tepbft.storage.proofs import prove
 from tepbft.storage.records import decode_configuration
@@ -52,10 +54,10 @@ ROGUE = 1_000_000
 class Packet:
     """Encoded bytes on the wire, decoded once however many hosts they reach."""
 
-    __slots__ = ("bad", "data", "message", "name")
+    __slots__ = ("bad", "data", "message", "name", "sent_ms")
 
-    def __init__(self, name: str, data: bytes) -> None:
-        self.name, self.data = name, data
+    def __init__(self, name: str, data: bytes, sent_ms: Millis) -> None:
+        self.name, self.data, self.sent_ms = name, data, sent_ms
         self.message: Any = None
         self.bad = False
 
@@ -79,7 +81,9 @@ class World:
         self._order = 0
         self._sink = trace
         self._hasher = blake2b(digest_size=16)
-        self.network = Network(config, self.coverage)
+        self.schedule = Schedule()
+        """The numbered faults of this run; set `keep` before it begins to leave others out."""
+        self.network = Network(config, self.coverage, self.schedule)
         self.keys = make_keys(config.signatures, config.seed)
         self._make_hosts()
         self._make_genesis()
@@ -95,6 +99,8 @@ class World:
         self.coverage.count("byzantine_hosts", len(config.byzantine))
         self.quorum_hooks: list[Callable[[int, Height, int, bytes], None]] = []
         """Told of every commit quorum: (configuration, height, view, digest)."""
+        self.configuration_hooks: list[Callable[[int], None]] = []
+        """Told when a correct host has begun a configuration: its number."""
         self.checkers = [checker(self) for checker in checkers]
         self.hooks = Hooks(self.checkers)
 
@@ -119,9 +125,17 @@ class World:
             operator = NodeKey.from_seed(operator_seed(config.seed, host.number)).public
             members.append(
                 Member(
-                    host.number, identity.tc_id, identity.key, host.node_key, operator,
-                    bytes(32), "127.0.0.1", 1, 2, 3,
-                )  # fmt: skip
+                    host.number,
+                    identity.tc_id,
+                    identity.key,
+                    host.node_key,
+                    operator,
+                    bytes(32),
+                    "127.0.0.1",
+                    1,
+                    2,
+                    3,
+                )
             )
         self.genesis = Genesis(
             protocol="tep",
@@ -244,7 +258,7 @@ class World:
     def multicast(self, host: SimHost, to: Sequence[NodeId], message: Message) -> None:
         """A correct host sends one message to several peers."""
         data = encode(message)
-        packet = Packet(type(message).__name__, data)
+        packet = Packet(type(message).__name__, data, self.now)
         for hook in self.hooks.on_message:
             hook(host, message, data)
         for target in to:
@@ -252,11 +266,11 @@ class World:
 
     def post(self, sender: NodeId, to: NodeId, message: Message) -> None:
         """A host (usually Byzantine) sends one message."""
-        self._route(sender, to, Packet(type(message).__name__, encode(message)))
+        self._route(sender, to, Packet(type(message).__name__, encode(message), self.now))
 
     def post_bytes(self, sender: NodeId, to: NodeId, data: bytes) -> None:
         """A Byzantine host sends a frame of any content."""
-        self._route(sender, to, Packet("bytes", data))
+        self._route(sender, to, Packet("bytes", data, self.now))
 
     def _route(self, sender: NodeId, to: NodeId, packet: Packet) -> None:
         if not 0 <= to < self.n or to == sender:
@@ -267,6 +281,7 @@ class World:
         if not arrivals:
             counts["lost"] += 1
             self.trace("drop", sender, to, packet.name)
+            self._show("lost", to, sender, packet)
         for when in arrivals:
             self._order += 1
             heapq.heappush(self._queue, (when, self._order, self._deliver, (sender, to, packet)))
@@ -283,6 +298,7 @@ class World:
                 packet.bad = True
                 return
         self.trace("deliver", to, sender, packet.name)
+        self._show("message", to, sender, packet)
         host.receive(sender, message)
 
     # --- clients ----------------------------------------------------------------------------------
@@ -353,7 +369,13 @@ class World:
     def _record(self, statement: Statement) -> None:
         self.coverage["statements"] += 1
         self.trace(
-            "tc", statement.node, statement.kind, statement.cfg, statement.view, statement.height, statement.seq
+            "tc",
+            statement.node,
+            statement.kind,
+            statement.cfg,
+            statement.view,
+            statement.height,
+            statement.seq,
         )
         for hook in self.hooks.on_statement:
             hook(statement)
@@ -385,7 +407,9 @@ class World:
             case "configuration":
                 self.trace(name, host.number, fields["number"])
             case "peer_fault" | "alarm":
-                self.trace(name, host.number, fields.get("code", fields.get("what")), fields.get("sender", -1))
+                self.trace(
+                    name, host.number, fields.get("code", fields.get("what")), fields.get("sender", -1)
+                )
             case _:
                 pass
 
@@ -395,6 +419,13 @@ class World:
         self._hasher.update(_encode(event))
         if self._sink is not None:
             self._sink(event)
+
+    def _show(self, kind: str, to: NodeId, sender: NodeId, packet: Packet) -> None:
+        """What a diagram needs of a message, for the sink alone (it is no part of the hash):
+        (at_ms, kind, to, sender, name, sent_ms, configuration, view, height), -1 where there is none."""
+        if self._sink is not None:
+            place = place_of(codec.decode(packet.data)) if packet.name != "bytes" else (-1, -1, -1)
+            self._sink((self.now, kind, to, sender, packet.name, packet.sent_ms, *place))
 
     @property
     def trace_hash(self) -> str:

@@ -23,7 +23,7 @@ from tepbft.protocols.tep.state import State
 from tepbft.protocols.tep.view_change import help_departed, obtain, prune, record_own_evidence
 from tepbft.storage.port import ViewRecord
 from tepbft.trusted.port import NEW_VIEW, Done, EnterView, Install, Refused, Ui, numbered_body
-from tepbft.types import NodeId, View
+from tepbft.types import Height, NodeId, View
 from tepbft.wire import encode
 
 
@@ -41,7 +41,7 @@ def try_new_view(s: State) -> None:
             continue
         message, evidence = held[node]
         if all(
-            height <= s.stable_height or obtain(s, height, digest) is not None
+            height <= s.stable_height or _acceptable(s, height, digest)
             for height, (_, digest) in evidence.items()
         ):
             chosen.append((message, evidence))
@@ -60,6 +60,14 @@ def try_new_view(s: State) -> None:
     s.installing = NewView(s.cfg.number, s.view, message_set, base.height, nvc, 0, b"", ack)
     s.out.persist.append(ViewRecord("new_view", s.cfg.number, s.view, encode(s.installing)))
     s.certify(Install(s.view, summary))
+
+
+def _acceptable(s: State, height: Height, digest: bytes) -> bool:
+    """The body is here, and not from a far future: a block that nobody could vote for yet must not
+    enter a new view, or one primary with a wrong clock could stop the chain. What has a commit
+    quorum was timely for a correct replica, so that waiting for it ends (A3.1)."""
+    block = obtain(s, height, digest)
+    return block is not None and (height <= s.executed or s.host.timely(block))
 
 
 def on_installed(s: State, request: Install, answer: Ui | Refused) -> None:
@@ -141,8 +149,9 @@ def _try_enter(s: State, message: NewView) -> None:
     missing = False
     for index, digest in enumerate(message.nvc):
         height = message.base + 1 + index
-        if height > s.stable_height and obtain(s, height, digest) is None:
-            s.want(height, digest, s.cfg.primary(message.view))
+        if height > s.stable_height and not _acceptable(s, height, digest):
+            if obtain(s, height, digest) is None:
+                s.want(height, digest, s.cfg.primary(message.view))
             missing = True
     if missing or not s.voter or s.diverged_at >= 0:
         return

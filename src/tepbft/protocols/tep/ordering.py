@@ -173,8 +173,9 @@ def try_accept(s: State, slot: Slot, sender: NodeId | None) -> None:
         block = empty
     if s.parameters.strict_sequential and s.executed < head.height - 1:
         return
-    if not s.host.timely(block):
-        return
+    required = s.certificate.digest_at(head.height) if s.certificate is not None else None
+    if required != head.digest and not s.host.timely(block):
+        return  # what a certified view proposes again was timely for a correct replica
     if block.cfg != s.cfg.number or block.height != head.height:
         slot.waiting = None
         raise PeerFault("block_out_of_place", f"height {head.height}")
@@ -208,6 +209,8 @@ def _forget_old_views(s: State, slot: Slot, newest: int) -> None:
     """Evidence is asked for the certified view only; older PREPAREs must not pile up (I-17)."""
     for view in [view for view in slot.prepares if view < newest - 1 and view != s.certified_view]:
         del slot.prepares[view]
+    for key in [key for key in slot.heads if key[0] < newest - 1 and key not in slot.votes]:
+        del slot.heads[key]
 
 
 # --- COMMIT -----------------------------------------------------------------------------------
@@ -240,8 +243,9 @@ def on_commit(s: State, sender: NodeId, message: Commit) -> None:
         if not check_prepare(s.cfg, head, s.verifier):
             raise PeerFault("bad_signature", f"PREPARE inside COMMIT at height {head.height}")
         slot.heads[key] = head
-        primary_vote = Vote(s.cfg.primary(head.view), head.seq, head.signature)
-        count_vote(s, slot, head.view, head.digest, primary_vote)
+    primary, known = s.cfg.primary(head.view), slot.heads[key]
+    if primary not in slot.votes.get(key, ()):  # after a restart the PREPARE is known, its vote is not
+        count_vote(s, slot, head.view, head.digest, Vote(primary, known.seq, known.signature))
     count_vote(s, slot, head.view, head.digest, Vote(message.sender, message.seq, message.signature))
     if slot.certificate is None and head.view not in slot.prepares:
         on_prepare(s, sender, Prepare(message.cfg, head, message.block))

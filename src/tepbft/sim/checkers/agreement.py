@@ -33,6 +33,8 @@ class Bookkeeper(Checker):
                     world.coverage.count("readmissions")
                 if not world.chain.add_configuration(cfg):
                     world.violate("I-19", f"two configurations with number {cfg.number}", host.number)
+                for hook in world.configuration_hooks:
+                    hook(cfg.number)
 
     def _header(self, host: SimHost, record: HeaderRecord) -> None:
         world, header = self.world, record.header
@@ -72,7 +74,9 @@ class HeightAgreement(Checker):
         self._votes: dict[tuple[int, int, int, bytes], dict[int, None]] = {}
         self.quorums: dict[tuple[int, int], tuple[int, bytes]] = {}
         """(configuration, height) -> (lowest view, digest) of what has a commit quorum."""
-        self._statements: dict[tuple[int, bytes, int, int, int], bytes] = {}
+        self._early: list[Statement] = []
+        """Statements of Byzantine hosts in configurations that no correct host has reached yet."""
+        world.configuration_hooks.append(self._on_configuration)
 
     def on_statement(self, statement: Statement) -> None:
         """See `Checker`."""
@@ -80,7 +84,10 @@ class HeightAgreement(Checker):
             return
         world = self.world
         cfg = world.chain.configurations.get(statement.cfg)
-        if cfg is None or cfg.digest() != statement.cfg_digest:
+        if cfg is None:
+            self._early.append(statement)
+            return
+        if cfg.digest() != statement.cfg_digest:
             return
         if cfg.members[statement.node].tc_id != statement.tc_id:
             return
@@ -91,6 +98,11 @@ class HeightAgreement(Checker):
         voters[statement.node] = None
         if len(voters) == cfg.quorums.commit:
             self._quorum(statement)
+
+    def _on_configuration(self, number: int) -> None:
+        early, self._early = self._early, []
+        for statement in early:
+            self.on_statement(statement)
 
     def _quorum(self, statement: Statement) -> None:
         world = self.world

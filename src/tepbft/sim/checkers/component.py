@@ -154,17 +154,18 @@ class WriteAhead(Checker):
             empty = null_block(cfg, height)
             if empty.digest(world.chain_id) != digest:
                 world.violate("I-10", f"vote at height {height} without the block", host.number)
-        node = host.node
-        if node is not None and node.state.cfg.number == cfg:
-            if height > node.state.stable_height + world.genesis.parameters.window:
-                world.violate("I-18", f"vote at height {height} above the window", host.number)
+        state = host.node.state if host.node is not None else None
+        if state is not None and state.cfg.number == cfg and height > state.stable_height + state.window:
+            world.violate("I-18", f"vote at height {height} above the window", host.number)
 
     def _begin(self, host: SimHost, request: BeginConfig) -> None:
         known = self.world.chain.configurations.get(request.cfg)
         if known is None or known.digest() != request.digest or known.floor != request.floor:
             self.world.violate("I-19", f"configuration {request.cfg} begins unknown", host.number)
-        elif request.floor and request.floor not in host.disk.evidence.stable:
-            self.world.violate("I-19", f"configuration {request.cfg} before its barrier is stable", host.number)
+        elif request.floor and not any(h >= request.floor for h in host.disk.evidence.stable):
+            self.world.violate(
+                "I-19", f"configuration {request.cfg} before its barrier is stable", host.number
+            )
 
 
 class BodiesKept(Checker):
@@ -207,9 +208,7 @@ class DomainSeparation(Checker):
         if cfg is None or cfg.members[statement.node].tc_id != statement.tc_id:
             return
         body = _body(statement)
-        bound = binding(
-            world.chain_id, statement.cfg, statement.cfg_digest, statement.node, statement.tc_id
-        )
+        bound = binding(world.chain_id, statement.cfg, statement.cfg_digest, statement.node, statement.tc_id)
         image = preimage(bound, statement.seq, statement.kind, body)
         if self._images.setdefault(image, (statement.kind, statement.seq)) != (statement.kind, statement.seq):
             self.violate("two statements have one pre-image", statement.node)
@@ -226,9 +225,7 @@ def _body(statement: Statement) -> bytes:
     if statement.kind in (PREPARE, COMMIT):
         return order_body(statement.view, statement.height, statement.digest)
     if statement.kind == VIEW_CHANGE and found is not None:
-        return departure_body(
-            statement.view, found.lock_view, found.floor, found.registers, statement.digest
-        )
+        return departure_body(statement.view, found.lock_view, found.floor, found.registers, statement.digest)
     number = statement.view if statement.kind == NEW_VIEW else statement.height
     return numbered_body(number, statement.digest)
 

@@ -176,9 +176,7 @@ class Constructibility(Checker):
         self.world.coverage["departures_checked"] += 1
         message = self._imagine(state, host)
         cfg = state.cfg
-        setting = Setting(
-            state.chain_id, cfg, state.setting.floor_digest, state.window, self._verifier
-        )
+        setting = Setting(state.chain_id, cfg, state.setting.floor_digest, state.window, self._verifier)
         try:
             check_view_change(setting, message, message.to)
         except PeerFault as fault:
