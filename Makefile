@@ -5,13 +5,21 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TEST ?= tests
 
-.PHONY: help demo test check fix clean
+SEED ?= 1
+MINUTES ?= 60
+NODES ?= 3
+FAULTS ?= everything
+SEEDS ?= 0..
+
+.PHONY: help demo test check fix sim campaign clean
 
 help:
 	@echo 'make demo    five nodes, 20,000 signed transactions, a killed primary: watch it go on'
 	@echo 'make test    every test, real processes included (TEST=tests/unit/cli picks some)'
 	@echo 'make check   formatting, lint, types and the rules of the source tree'
 	@echo 'make fix     format, and repair what the linter can repair'
+	@echo 'make sim     one seed of the simulator: SEED=17 NODES=3 FAULTS=everything (draws sim-SEED.html)'
+	@echo 'make campaign  seeds of the simulator for so many minutes: MINUTES=60 SEEDS=0.. NODES=3'
 	@echo 'make clean   remove the virtual environment and caches'
 
 $(READY): pyproject.toml
@@ -36,6 +44,13 @@ check: $(READY)
 fix: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+sim: $(READY)
+	@$(BIN)/tepbft sim --nodes $(NODES) --faults $(FAULTS) --seed $(SEED) --trace sim-$(SEED).jsonl; \
+		code=$$?; $(BIN)/tepbft sim show sim-$(SEED).jsonl -o sim-$(SEED).html && exit $$code
+
+campaign: $(READY)
+	$(BIN)/tepbft sim --nodes $(NODES) --faults $(FAULTS) --seeds $(SEEDS) --minutes $(MINUTES)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist src/*.egg-info

@@ -42,9 +42,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sim": _PARTS | {"protocols", "node", "storage", "trusted", "client", "sim"},
     "model": _PARTS | {"protocols", "node", "storage", "trusted", "sim", "model"},
     "runtime": _PARTS | {"protocols", "node", "storage", "trusted", "runtime", "rpc"},
+    "torment": _PARTS | {"node", "storage", "trusted", "runtime", "client", "sim", "cli", "torment"},
     "rpc": _PARTS | {"node", "storage", "runtime", "rpc", "client"},
     "cli": _PARTS
-    | {"node", "storage", "trusted", "runtime", "rpc", "client", "audit", "sim", "model", "cli"},
+    | {"node", "storage", "trusted", "runtime", "rpc", "client", "audit", "sim", "model", "torment", "cli"},
 }
 
 PURE = ("core", "protocols", "node", "mempool", "seal", "execution", "types", "errors", "wire")

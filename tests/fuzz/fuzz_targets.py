@@ -51,7 +51,7 @@ from tepbft.runtime.settings import NodeSettings, dump_settings, load_settings
 from tepbft.runtime.transport import Budget, FrameProtocol
 from tepbft.storage.folder import check_format, read_manifest
 from tepbft.storage.journal import Journal, segment_path
-from tepbft.storage.port import Record
+from tepbft.storage.port import ConfigRecord, Record
 from tepbft.storage.records import (
     decode_configuration,
     decode_receipts,
@@ -300,6 +300,9 @@ def _verify(data: bytes) -> Any:
 _GENESIS = _genesis()
 FILES = (TepbftError,)
 REFUSED = (OperationRefused,)
+_records = st.one_of(
+    encoded(Record), values(Configuration).map(lambda cfg: encode(ConfigRecord(encode(cfg))))
+)
 _receipts = st.lists(values(Receipt), min_size=1, max_size=3)
 
 
@@ -337,16 +340,16 @@ TARGETS: tuple[Target, ...] = (
         st.just(_platform_file),
         FILES,
     ),
-    Target("record", decode_record, encoded(Record), encode=encode),
+    Target("record", decode_record, _records, encode=encode),
     Target("receipts", decode_receipts, _receipts.map(encode_receipts)),
     Target("configuration", decode_configuration, encoded(Configuration), encode=encode),
     Target(
         "journal_file",
         from_file(read_journal, "00000001.log"),
-        st.lists(encoded(Record), max_size=3).map(_journal_bytes),
+        st.lists(_records, max_size=3).map(_journal_bytes),
         (TepbftError, PeerFault),
     ),
-    Target("journal_payload", checked_record, encoded(Record), (TepbftError, PeerFault)),
+    Target("journal_payload", checked_record, _records, (TepbftError, PeerFault)),
     Target(
         "snapshot_file",
         from_file(read_snapshot),

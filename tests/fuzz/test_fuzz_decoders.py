@@ -13,10 +13,9 @@ from fuzz.fuzz_shapes import members, values
 from fuzz.fuzz_targets import TARGETS, Target
 from tepbft.protocols.tep.messages import Message
 from tepbft.protocols.tep.messages import codec as peer_codec
-from tepbft.storage.port import Record
-from tepbft.storage.records import decode_record
+from tepbft.storage.port import ConfigRecord, Record, ViewRecord
 from tepbft.trusted.device_wire import DeviceReply, DeviceRequest, reply_codec, request_codec
-from tepbft.wire import ClientMessage, client_codec, encode
+from tepbft.wire import ClientMessage, Codec, client_codec, encode
 
 EXAMPLES = int(os.environ.get("TEPBFT_FUZZ_EXAMPLES", "40"))
 FUZZ = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
@@ -25,7 +24,7 @@ UNIONS = {
     "client": (ClientMessage, client_codec.decode),
     "device_request": (DeviceRequest, request_codec.decode),
     "device_reply": (DeviceReply, reply_codec.decode),
-    "record": (Record, decode_record),
+    "record": (Record, Codec(Record).decode),
 }
 CASES = [(name, cls) for name, (union, _) in UNIONS.items() for cls in members(union)]
 MEMORY_BYTES = 8 << 20
@@ -85,3 +84,27 @@ def test_every_member_of_the_unions_is_covered() -> None:
         assert declared == {cls for case, cls in CASES if case == name}
         tags = [cls.__struct_config__.tag for cls in declared]
         assert len(set(tags)) == len(tags)
+
+
+KNOWN = [
+    ("genesis", b'{"\x80": 1}'),  # a field name that is not UTF-8
+    ("genesis", b"[" * 5000),
+    ("settings", b"node = " + b"[" * 5000),
+    ("settings", b"node" + b".a" * 5000 + b" = 1"),  # each level of a dotted key costs all above it
+    ("settings", b"node = " + b"1" * 5000),
+    ("mac_keys", b"[" * 5000),
+    ("record", encode(ViewRecord("another", 0, 0, b""))),
+    ("record", encode(ConfigRecord(b"no configuration"))),
+    ("record", b"\x94\x06\xc4\x00" + b"\x91" * 5000 + b"\xc0\xc0"),
+    ("configuration", b"\x94\x00\x00\x90" + b"\x91" * 5000 + b"\xc0"),
+    ("configuration", b"\x94\x00\x00\x90\x00"),  # a field too many: a second encoding of the same value
+    ("snapshot_head", b"\x96\xc4\x20" + bytes(32) + b"\x00\x90\xc0\xc0" + b"\x91" * 5000 + b"\xc0"),
+]
+
+
+@pytest.mark.parametrize(("name", "data"), KNOWN, ids=[f"{name}-{i}" for i, (name, _) in enumerate(KNOWN)])
+def test_inputs_that_once_broke_a_decoder(name: str, data: bytes) -> None:
+    """Each of them brought out something else than the documented error, or was accepted."""
+    target = next(found for found in TARGETS if found.name == name)
+    with pytest.raises(target.errors):
+        target.decode(data)

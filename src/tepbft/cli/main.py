@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import typer
 
-from tepbft.cli import audit_command, client_commands, cluster_commands, demo, recover
+from tepbft.cli import audit_command, client_commands, cluster_commands, demo, recover, sim, torment
 from tepbft.cli.output import FAILED, INTERRUPTED, OK, emit, error_record, say, show_error
 from tepbft.errors import TepbftError
 
@@ -47,7 +47,7 @@ def _root() -> None:
     """
 
 
-for module in (cluster_commands, client_commands, audit_command, recover, demo):
+for module in (cluster_commands, client_commands, audit_command, recover, demo, sim, torment):
     module.register(app)
 
 

@@ -10,7 +10,9 @@ protocol allows in any order. After every step the invariants are checked.
     rules.py       evidence, merge: pure functions over facts (A3.4)
     replica.py     what one correct node remembers
     checks.py      the invariants (I-1, I-2, I-5, I-7, I-8, I-9, I-19, I-20)
-    world.py       one action at a time: guards and effects
+    setup.py       the bounds of a walk
+    world.py       one action at a time: ordering, execution, checkpoints
+    departures.py  actions of the view change (A3.4)
     barrier.py     actions of the configuration barrier (A8.3)
     choices.py     what a correct node or a Byzantine host might do next
     explorer.py    walks, campaigns, coverage

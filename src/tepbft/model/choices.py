@@ -13,7 +13,8 @@ from random import Random
 from tepbft.model import rules
 from tepbft.model.component import Component
 from tepbft.model.facts import ROOT, NewView
-from tepbft.model.world import Action, World
+from tepbft.model.setup import Action
+from tepbft.model.world import World
 
 Choice = Callable[[World, int, Random], Action | None]
 

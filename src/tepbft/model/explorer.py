@@ -16,7 +16,8 @@ from random import Random
 from tepbft.model.checks import Violation
 from tepbft.model.choices import BARRIER_ONLY, BYZANTINE, CORRECT, Choice
 from tepbft.model.mutants import MUTANTS, Mutant
-from tepbft.model.world import Action, Setup, World
+from tepbft.model.setup import Action, Setup
+from tepbft.model.world import World
 
 SCALE = (0.1, 0.3, 1.0, 1.0, 3.0)
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from tepbft.model.checks import Violation, name_of
 from tepbft.model.explorer import replay
 from tepbft.model.facts import Facts
-from tepbft.model.world import Action, Setup, World
+from tepbft.model.setup import Action, Setup
+from tepbft.model.world import World
 
 
 def shrink(setup: Setup, schedule: Sequence[Action], violation: Violation) -> list[Action]:

@@ -176,6 +176,13 @@ class SimClient:
         """Every call, with what came back if anything did."""
         return [self._operation(call) for call in self._calls.values()]
 
+    def times(self) -> list[tuple[int, int, Millis, Millis | None]]:
+        """(session, seq, invoked, returned with a result that stands in the chain) of every call."""
+        return [
+            (session, seq, call.invoked_ms, call.returned_ms if _took_effect(call.outcome) else None)
+            for (session, seq), call in self._calls.items()
+        ]
+
     def _operation(self, call: _Call) -> Operation:
         op: Any = call.operation
         outcome = call.outcome
@@ -196,6 +203,10 @@ class SimClient:
             returned_ms=call.returned_ms if known else None,
             refused=refused,
         )
+
+
+def _took_effect(outcome: Outcome | None) -> bool:
+    return outcome is not None and outcome.status in (OK, REFUSED)
 
 
 class RogueClient:

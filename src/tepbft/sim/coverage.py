@@ -31,6 +31,7 @@ NAMES = (
     "partitions",
     "isolations",
     "clock_faults",
+    "flaws",
     "diverged",
     "healed",
     "messages",
@@ -43,6 +44,7 @@ NAMES = (
     "proofs",
     "outcomes",
     "linearizability_checks",
+    "linearizability_undecided",
     "departures_checked",
 )
 

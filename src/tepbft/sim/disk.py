@@ -35,8 +35,8 @@ class Evidence:
         self.bodies: dict[bytes, Height] = {}
         self.prepares: dict[tuple[int, int, int], bytes] = {}
         """(configuration, view, height) -> digest."""
-        self.headers: dict[Height, bytes] = {}
-        """cp_hash by height; the newest counts."""
+        self.headers: dict[tuple[Height, bytes], None] = {}
+        """(height, cp_hash): two of one height where this replica diverged and executed it again."""
         self.certified: dict[tuple[int, int], bytes] = {}
         """(configuration, view) -> encoded new-view certificate."""
         self.departures: dict[tuple[int, int], bytes] = {}
@@ -53,7 +53,7 @@ class Evidence:
                 head = record.prepare
                 self.prepares[(record.cfg, head.view, head.height)] = head.digest
             case HeaderRecord():
-                self.headers[record.header.height] = record.header.digest()
+                self.headers[(record.header.height, record.header.digest())] = None
             case StableRecord():
                 self.stable[record.certificate.height] = record.certificate
             case ViewRecord():

@@ -25,7 +25,15 @@ TRAPS = (
     "StableRecord", "ViewRecord", "ConfigRecord", "HeaderRecord",
 )  # fmt: skip
 """Effects at which a process may die: requests to the component, messages, store effects, records."""
-FAULTS = ("partition", "crash", "trap", "storm", "blackout", "cold", "warm", "full", "wipe", "clock", "wall")
+FAULTS = (
+    "partition", "crash", "trap", "storm", "blackout", "cold", "warm", "full", "wipe", "flaw", "clock",
+    "wall",
+)  # fmt: skip
+
+
+def _is_marked(host: SimHost) -> bool:
+    """Stuck, about to die, or not to be judged any more."""
+    return host.wiped or host.flawed or host.disk.full or bool(host.trap)
 
 
 class FaultInjector:
@@ -69,7 +77,7 @@ class FaultInjector:
         return [
             host.number
             for host in self._world.hosts
-            if host.byzantine or not host.up or host.wiped or host.disk.full or host.trap or not host.member
+            if host.byzantine or not host.up or not host.member or _is_marked(host)
         ]
 
     def _victim(self, need_up: bool = True) -> SimHost | None:
@@ -118,6 +126,8 @@ class FaultInjector:
                 self._fill(host)
             case "wipe":
                 self._wipe(host)
+            case "flaw":
+                self._flaw(host)
             case _:
                 raise ValueError(f"no fault called {name!r}")
 
@@ -208,12 +218,19 @@ class FaultInjector:
         world.trace("wipe", host.number)
         world.at(world.now + self._pause(world.config.down_ms), world.start, host.number)
 
+    def _flaw(self, host: SimHost) -> None:
+        """The application answers one operation wrongly: this replica diverges (A-35, S-46)."""
+        host.flawed = host.application.armed = True
+        self._world.coverage.count("flaws")
+        self._world.trace("flaw", host.number)
+
     def _clock(self, name: str) -> None:
         world, rng, config = self._world, self._rng, self._world.config
         host = rng.choice(world.hosts)
         clock, number = host.clock, host.number
         if name == "wall":
-            skew_ms = rng.randint(-config.wall_skew_ms, config.wall_skew_ms)
+            limit = world.wall_limit_ms(number)
+            skew_ms = rng.randint(-limit, limit)
             if self._allow(name, number, f"the wall clock is wrong by {skew_ms} ms"):
                 clock.set_wall(skew_ms)
         elif rng.random() < 0.5:
@@ -262,6 +279,8 @@ class FaultInjector:
             host.disk.full = False
             host.fuse, host.trap = -1, ""
             host.clock.set_rate(world.now, 1.0)
-            host.clock.set_wall(self._rng.randint(-50, 50))
+            skew_ms = self._rng.randint(-50, 50)
+            if not host.byzantine:
+                host.clock.set_wall(skew_ms)
             if not host.up:
                 world.start(host.number)

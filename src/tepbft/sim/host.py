@@ -6,6 +6,7 @@ effects the process may crash (`fuse`), and an append may be torn in the middle.
 
 from __future__ import annotations
 
+import traceback
 from collections import deque
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from tepbft.core.verification import NodeSigner
 from tepbft.crypto.operator import sign_replacement
 from tepbft.errors import TepbftError
 from tepbft.node.node import Node
+from tepbft.sim.application import Fallible
 from tepbft.sim.clock import Clock
 from tepbft.sim.component import Component
 from tepbft.sim.crypto import operator_seed
@@ -48,6 +50,12 @@ class Crashed(Exception):
     """The process died between two effects."""
 
 
+def _by_strategy(error: BaseException) -> bool:
+    """True if a strategy itself is at fault: an error of the simulator, not of the node that it betrays."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any("/adversaries/" in frame.filename or "/mischief" in frame.filename for frame in frames)
+
+
 class SimHost:
     """One machine. Its disk and its component outlive its process."""
 
@@ -66,6 +74,9 @@ class SimHost:
         self.node: Node | None = None
         self.strategy: Strategy | None = None
         """What makes this host Byzantine."""
+        self.application: Fallible
+        self.flawed = False
+        """Its application was wrong once: what it executes is not judged, and it counts as faulty."""
         self.wiped = False
         """Its disk was replaced: what its component attests may be lost, so it counts as faulty."""
         self.was_wiped_at: Millis = -1
@@ -114,6 +125,7 @@ class SimHost:
         self.component.provision(world.chain_id, cfg, world.genesis.parameters.window)
         self.incarnation += 1
         self._asked_ms = now - ADMISSION_MS
+        self.application = Fallible(world.make_application())
         self.node = Node(
             me=self.number,
             genesis=world.genesis,
@@ -122,7 +134,7 @@ class SimHost:
             signer=self.signer,
             verifier=world.keys.verifier,
             requests=world.keys.requests(world.genesis.clients, self.number),
-            application=world.make_application(),
+            application=self.application,
             settings=world.config.options,
         )
         self._effects = self.node.start(self.clock.now_ms(now), self.clock.wall_ms(now))
@@ -228,9 +240,11 @@ class SimHost:
         except StoreFull:
             self.stalled = True
         except Exception as error:
-            if self.strategy is None:
+            if self.strategy is None or _by_strategy(error):
                 world.report_error(self.number, error)
             self.stop()
+            if self.strategy is not None:  # betrayed to death: its host starts it again
+                world.at(world.now + world.config.down_ms, world.start, self.number)
 
     def _step(self, event: Event) -> None:
         node, world = self.node, self.world

@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from tepbft.errors import TepbftError
 from tepbft.sim.adversaries import STRATEGIES
-from tepbft.sim.mutants import MUTANTS
-from tepbft.sim.mutants.catalogue import Mutant
+from tepbft.sim.mutants import MUTANTS, Mutant
 from tepbft.sim.ports import Strategy, TraceSink
 from tepbft.sim.profiles import PROFILES, Profile, WorldConfig
 from tepbft.sim.reduction import Reduction
@@ -21,6 +20,7 @@ from tepbft.sim.violations import SeedResult
 from tepbft.sim.world import World
 
 DEFAULT_NODES = 3
+MAX_NODES = 31
 DEFAULT_PROFILE = "everything"
 
 
@@ -34,7 +34,7 @@ class Job:
     strategies: tuple[str, ...] | None = None
     mutant: str | None = None
     signatures: str = "stub"
-    reduction: Reduction = Reduction()
+    reduction: Reduction = field(default_factory=Reduction)
 
     def check(self) -> None:
         """Raise TepbftError (exit code 2) if something in it is not known."""
@@ -46,12 +46,11 @@ class Job:
             _known("fault profile", self.profile, tuple(PROFILES))
         for name in self.strategies or ():
             _known("strategy", name, tuple(STRATEGIES))
-        count = self.node_count
-        if count < 3 or count % 2 == 0 or count > 15:
+        if not 3 <= self.node_count <= MAX_NODES:
             raise TepbftError(
-                f"{count} nodes",
-                "the simulator runs n = 2f+1 nodes",
-                "Choose an odd number from 3 to 15.",
+                f"{self.node_count} nodes",
+                f"the simulator runs 3 to {MAX_NODES}",
+                "Choose n = 2f+1: 3, 5, 7, …",
                 exit_code=2,
             )
 
@@ -74,9 +73,7 @@ class Job:
         if self.profile is not None:
             return PROFILES[self.profile]
         plant = self.plant
-        if plant is None:
-            return PROFILES[DEFAULT_PROFILE]
-        return PROFILES[plant.profile] if isinstance(plant.profile, str) else plant.profile
+        return PROFILES[plant.profile if plant is not None else DEFAULT_PROFILE]
 
     @property
     def pool(self) -> tuple[type[Strategy], ...]:
@@ -84,15 +81,13 @@ class Job:
         if self.strategies is not None:
             return tuple(STRATEGIES[name] for name in self.strategies)
         plant = self.plant
-        if plant is not None and plant.strategies is not None:
-            return tuple(STRATEGIES[s] if isinstance(s, str) else s for s in plant.strategies)
-        return tuple(STRATEGIES.values())
+        return plant.strategies if plant is not None else tuple(STRATEGIES.values())
 
     def command(self, seed: int) -> str:
         """The one command that runs this seed again, exactly so."""
-        parts = [f"tepbft sim --protocol {self.protocol} --nodes {self.node_count}"]
-        if self.profile is not None or self.plant is None:
-            parts.append(f"--faults {self.faults.name}")
+        parts = [
+            f"tepbft sim --protocol {self.protocol} --nodes {self.node_count} --faults {self.faults.name}"
+        ]
         if self.mutant is not None:
             parts.append(f"--mutant {self.mutant}")
         if self.strategies is not None:
@@ -128,6 +123,11 @@ class SeedRun(NamedTuple):
 def plan(job: Job, seed: int) -> tuple[WorldConfig, list[type[Strategy]]]:
     """The world that a seed draws for a job, reduced as the job says."""
     config, strategies = plan_seed(seed, job.node_count, job.faults, job.pool, job.signatures)
+    plant = job.plant
+    if plant is not None:
+        config = plant.world(config)
+        pool = job.pool  # a trap has its places: the hosts play it in order
+        strategies = [pool[i % len(pool)] for i in range(len(config.byzantine))] if pool else []
     return job.reduction.apply(config, strategies)
 
 
@@ -136,12 +136,15 @@ def run_job(job: Job, seed: int, trace: TraceSink | None = None) -> SeedRun:
     worlds: list[World] = []
     keep = job.reduction.keep
 
+    plant = job.plant
+
     def prepare(world: World) -> None:
         world.schedule.keep = keep
+        if plant is not None:
+            plant.stage(world)
         worlds.append(world)
 
     config, strategies = plan(job, seed)
-    plant = job.plant
     begun = time.process_time()
     with plant.plant() if plant is not None else nullcontext():
         result = run_world(config, strategies=strategies, trace=trace, prepare=prepare)
@@ -149,9 +152,7 @@ def run_job(job: Job, seed: int, trace: TraceSink | None = None) -> SeedRun:
     return SeedRun(result, cpu_s, () if result.ok else tuple(worlds[0].schedule.happened))
 
 
-def run_chunk(
-    job: Job, first: int, last: int, stop: Callable[[], bool] = lambda: False
-) -> list[SeedRun]:
+def run_chunk(job: Job, first: int, last: int, stop: Callable[[], bool] = lambda: False) -> list[SeedRun]:
     """Run the seeds `first` … `last`, both included; fewer if `stop` says so."""
     runs = []
     for seed in range(first, last + 1):

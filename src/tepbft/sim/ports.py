@@ -80,6 +80,16 @@ class Power:
         """The host key's signature (REQ-VC, NV-ACK)."""
         return self._world.hosts[self.number].signer.sign(message)
 
+    def sign_as(self, node: NodeId, message: bytes) -> bytes:
+        """The host key's signature of a host that colludes; garbage for any other."""
+        if node == self.number or node in self.allies:
+            return self._world.hosts[node].signer.sign(message)
+        return self.rng.randbytes(64)
+
+    def count(self, name: str, more: int = 1) -> None:
+        """Add to a counter of the run: a strategy that never acts proves nothing."""
+        self._world.coverage.count(name, more)
+
     def post(self, to: NodeId, message: Message) -> None:
         """Send any message of the protocol to one host, as this host. The network may lose it."""
         self._world.post(self.number, to, message)

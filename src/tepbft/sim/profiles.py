@@ -42,6 +42,8 @@ class Profile:
     disk_full: float = 0.0
     wipes: float = 0.0
     """A flipped byte makes a disk unreadable; its operator moves it away."""
+    flaws: float = 0.0
+    """An application is wrong once, at one host: it diverges and has to heal."""
     clocks: float = 0.0
     storms: float = 0.0
     """Clocks of several hosts leap ahead at once: time-out storms."""
@@ -57,7 +59,8 @@ PROFILES: dict[str, Profile] = {
         Profile("lossy", loss=1, duplication=0.7, reordering=0.7, laggards=0.5, slow_world=0.2, storms=0.5),
         Profile("partitions", loss=0.3, partitions=1, isolation=0.5, laggards=0.3, reordering=0.3,
                 storms=0.5),
-        Profile("crashes", loss=0.3, crashes=1, blackouts=0.3, disk_full=0.3, wipes=0.15, laggards=0.2,
+        Profile("crashes", loss=0.3, crashes=1, blackouts=0.3, disk_full=0.3, wipes=0.15, flaws=0.3,
+                laggards=0.2,
                 storms=0.5),
         Profile("components", loss=0.3, crashes=0.3, components=1, laggards=0.2, partitions=0.2, storms=0.4),
         Profile("clocks", loss=0.3, clocks=1, partitions=0.2, slow_world=0.2, storms=0.6),
@@ -65,7 +68,7 @@ PROFILES: dict[str, Profile] = {
                 isolation=0.2, storms=0.5),
         Profile("everything", loss=0.6, duplication=0.4, reordering=0.5, laggards=0.4, partitions=0.4,
                 isolation=0.25, crashes=0.5, blackouts=0.1, components=0.35, disk_full=0.15, wipes=0.1,
-                clocks=0.3, byzantine=0.35, slow_world=0.1, storms=0.5),
+                flaws=0.15, clocks=0.3, byzantine=0.35, slow_world=0.1, storms=0.5),
     )
 }  # fmt: skip
 
@@ -252,6 +255,7 @@ def _draw_weights(rng: Random, profile: Profile) -> tuple[tuple[str, float], ...
         ("warm", profile.components),
         ("full", profile.disk_full),
         ("wipe", profile.wipes),
+        ("flaw", profile.flaws),
         ("clock", profile.clocks),
         ("wall", profile.clocks),
     )

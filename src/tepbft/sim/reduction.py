@@ -69,13 +69,9 @@ class Reduction:
         changes["weights"] = tuple(pair for pair in config.weights if pair[0] not in self.without)
         for name, value in self.numbers:
             changes[name] = min(value, getattr(config, name))
-        kept = [
-            (host, strategy)
-            for host, strategy in zip(config.byzantine, strategies, strict=False)
-            if host not in self.honest
-        ]
-        changes["byzantine"] = tuple(host for host, _ in kept)
-        return replace(config, **changes), [strategy for _, strategy in kept]
+        changes["byzantine"] = tuple(host for host in config.byzantine if host not in self.honest)
+        behave = zip(config.byzantine, strategies, strict=False)
+        return replace(config, **changes), [how for host, how in behave if host not in self.honest]
 
 
 def trouble_of(config: WorldConfig) -> list[str]:

@@ -35,6 +35,7 @@ from tepbft.sim.faults import FaultInjector
 from tepbft.sim.hooks import Hooks
 from tepbft.sim.host import SimHost
 from tepbft.sim.network import Network
+from tepbft.sim.notices import note_notice
 from tepbft.sim.place import place_of
 from tepbft.sim.ports import Checker, Power, Strategy, TraceSink
 from tepbft.sim.profiles import WorldConfig
@@ -112,9 +113,18 @@ class World:
             public, signer = self.keys.host(number)
             offset = rng.randint(0, config.clock_offset_ms)
             rate = 1.0 + rng.uniform(-config.clock_rate, config.clock_rate)
-            skew = rng.randint(-config.wall_skew_ms, config.wall_skew_ms)
+            limit = self.wall_limit_ms(number)
+            skew = rng.randint(-limit, limit)
             clock = Clock(offset + 10_000, rate, skew)
             self.hosts.append(SimHost(self, number, component, public, signer, clock))
+
+    def wall_limit_ms(self, number: NodeId) -> Millis:
+        """How wrong a host's wall clock may be. Beyond what nodes tolerate it is at f hosts only: if more
+        of them agree on the future, the chain rightly waits for it."""
+        f = (self.n - 1) // 2
+        bearable = min(self.config.wall_skew_ms, self.config.options.timestamp_ahead_ms // 4)
+        far = (number - self.config.seed) % self.n < f
+        return self.config.wall_skew_ms if far else bearable
 
     def _make_genesis(self) -> None:
         config = self.config
@@ -382,36 +392,7 @@ class World:
 
     def note(self, host: SimHost, notice: Notice) -> None:
         """A correct node emitted a notice: trace and counters."""
-        name, fields = notice.name, notice.fields
-        coverage = self.coverage
-        match name:
-            case "executed":
-                self.trace("execute", host.number, fields["height"], fields["view"])
-            case "stable":
-                self.trace("stable", host.number, fields["height"])
-            case "view_entered":
-                self.trace("view", host.number, fields["view"])
-                coverage["view_changes"] += 1
-            case "view_change_requested" | "view_left":
-                self.trace(name, host.number, fields.get("target", fields.get("to")), fields.get("cause", ""))
-            case "state_transferred":
-                coverage.count("transfers")
-                coverage.count("transfers_of_laggards", 0 if host.wiped else 1)
-                self.trace(name, host.number, fields["height"])
-            case "tc_refused":
-                coverage.count("refusals")
-                self.trace(name, host.number, fields["code"])
-            case "diverged" | "healed":
-                coverage.count(name)
-                self.trace(name, host.number, fields["height"])
-            case "configuration":
-                self.trace(name, host.number, fields["number"])
-            case "peer_fault" | "alarm":
-                self.trace(
-                    name, host.number, fields.get("code", fields.get("what")), fields.get("sender", -1)
-                )
-            case _:
-                pass
+        note_notice(self, host, notice)
 
     def trace(self, kind: str, host: int, *fields: Any) -> None:
         """Add an event to the trace."""

@@ -56,7 +56,12 @@ def _decode_canonical(decoder: msgspec.msgpack.Decoder[T], data: bytes) -> T:
 def decode_record(payload: bytes) -> Record:
     """Inverse of `encode_record`; PeerFault if the bytes are no record (the journal's checks passed,
     so another version of the program wrote them, or somebody who recomputed the checks)."""
-    return _decode_canonical(_decode_record, payload)
+    record = _decode_canonical(_decode_record, payload)
+    if isinstance(record, ViewRecord) and record.slot not in VIEW_SLOTS:
+        raise PeerFault("malformed", f"no view slot {record.slot!r}")
+    if isinstance(record, ConfigRecord):
+        decode_configuration(record.data)
+    return record
 
 
 def encode_receipts(receipts: list[Receipt]) -> bytes:

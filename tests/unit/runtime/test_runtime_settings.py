@@ -12,12 +12,14 @@ import pytest
 
 from tepbft.errors import TepbftError
 from tepbft.runtime.layout import ClusterLayout, NodeLayout, read_secret, read_seed, write_secret
+from tepbft.runtime.logs import LossyStream
 from tepbft.runtime.settings import (
     SETTING_NAMES,
     NodeSettings,
     dump_settings,
     load_settings,
     parse_settings,
+    peer_addresses,
 )
 
 
@@ -47,6 +49,11 @@ def test_a_written_file_is_read_back_and_comments_every_setting() -> None:
         ("node = 0\nt_status_ms = 1000", "t_status_ms", "not below t_request_ms"),
         ("node = 0\nmax_wait_ms = 900", "max_wait_ms", "more than half"),
         ("node = 0\npeer_queue_bytes = 1000", "peer_queue_bytes", ">="),
+        ("node = 0\npeer_addresses = { x = '127.0.0.1:1' }", "peer_addresses", "regex"),
+        ("node = 0\npeer_addresses = { 0 = '127.0.0.1:1' }", "peer_addresses", "this node itself"),
+        ("node = 0\npeer_addresses = { 1 = '127.0.0.1' }", "peer_addresses", "not host:port"),
+        ("node = 0\npeer_addresses = { 1 = 'host:70000' }", "peer_addresses", "outside 1..65535"),
+        ("node = 0\npeer_addresses = { 1 = '::1:7000' }", "peer_addresses", "[address]:port"),
     ],
 )
 def test_a_wrong_setting_is_named(text: str, name: str, words: str) -> None:
@@ -54,6 +61,16 @@ def test_a_wrong_setting_is_named(text: str, name: str, words: str) -> None:
         parse_settings(text, "node.toml")
     assert f"`{name}`" in caught.value.thing
     assert words in str(caught.value)
+
+
+def test_addresses_of_peers_are_written_and_read_back() -> None:
+    """A node may dial others elsewhere than the genesis says; who answers is checked all the same."""
+    settings = NodeSettings(node=0, peer_addresses={"1": "10.0.0.1:7000", "12": "[::1]:7001"})
+    again = parse_settings(dump_settings(settings), "node.toml")
+    assert again == settings
+    assert peer_addresses(again) == {1: ("10.0.0.1", 7000), 12: ("::1", 7001)}
+    table = parse_settings("node = 0\n[peer_addresses]\n1 = 'host:1'", "node.toml")
+    assert peer_addresses(table) == {1: ("host", 1)}
 
 
 def test_a_file_that_is_no_toml_or_not_there(tmp_path: Path) -> None:
@@ -128,3 +145,14 @@ def test_a_cluster_lists_its_nodes_in_order(tmp_path: Path) -> None:
     for name in ("node10", "node2", "node0", "nodex"):
         (tmp_path / name / "node.toml").write_text("node = 0")
     assert [layout.folder.name for layout in ClusterLayout(tmp_path).nodes()] == ["node0", "node2", "node10"]
+
+
+def test_a_log_on_a_full_disk_never_ends_a_node() -> None:
+    """A full disk halts the journal, which heals. What the log cannot take is dropped."""
+    with open("/dev/full", "w", buffering=1, encoding="utf-8") as file:
+        stream = LossyStream(file)
+        for _ in range(10_000):
+            stream.write("a line of the log\n")
+            stream.flush()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())  # room again: it closes
+        stream.write("another\n")

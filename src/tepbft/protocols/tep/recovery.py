@@ -7,11 +7,14 @@ be built (I-5).
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import msgspec
 
 from tepbft.core.block import CONFIG
 from tepbft.core.configuration import next_configuration
 from tepbft.core.verification import check_prepare
+from tepbft.errors import TepbftError
 from tepbft.protocols.tep.messages import (
     NewView,
     NewViewCertificate,
@@ -39,6 +42,8 @@ from tepbft.trusted.port import (
     Install,
     Order,
 )
+
+T = TypeVar("T")
 
 
 def load(s: State, recovered: Recovered, identity: Identity) -> None:
@@ -109,10 +114,23 @@ def _load_barrier(s: State) -> None:
         s.barrier, s.following = s.executed, next_configuration(s.cfg, stored.block)
 
 
+def _stored(record: ViewRecord, kind: type[T]) -> T:
+    """The message in a record. TepbftError: this node cannot say any more what it promised."""
+    try:
+        return msgspec.msgpack.decode(record.data, type=kind)
+    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+        raise TepbftError(
+            f"the journal's record of {record.slot}",
+            f"it is unreadable ({str(error)[:200]})",
+            "Start this node with an empty store and a new trusted component: it may have promised "
+            "what it cannot look up",
+        ) from None
+
+
 def _load_view(s: State, views: dict[str, ViewRecord], identity: Identity) -> None:
     found = views.get("new_view_certificate")
     if found is not None:
-        s.certificate = msgspec.msgpack.decode(found.data, type=NewViewCertificate)
+        s.certificate = _stored(found, NewViewCertificate)
         s.view = s.certified_view = s.certificate.view
     if not s.voter:
         return
@@ -123,12 +141,12 @@ def _load_view(s: State, views: dict[str, ViewRecord], identity: Identity) -> No
     if left is not None and left.view > s.certified_view and left.view >= s.view:
         s.view, s.active = left.view, False
         s.departed_ms = s.now
-        s.departing = msgspec.msgpack.decode(left.data, type=ViewChange)
+        s.departing = _stored(left, ViewChange)
         _reinstate_evidence(s, s.departing)
         s.certify(Depart(s.departing.to, departure_digest(s.departing.content)))
     draft = views.get("new_view")
     if draft is not None and draft.view == s.view and not s.active:
-        s.installing = msgspec.msgpack.decode(draft.data, type=NewView)
+        s.installing = _stored(draft, NewView)
         base = base_certificate(s.installing)
         summary = summary_digest(s.cfg.number, draft.view, base, s.installing.nvc)
         s.certify(Install(draft.view, summary))

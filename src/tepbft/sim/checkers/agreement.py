@@ -40,9 +40,11 @@ class Bookkeeper(Checker):
         world, header = self.world, record.header
         known = world.chain.entries.get(header.height)
         if known is not None:
-            if known.header != header:
+            if known.header != header and not host.flawed:
                 self.violate(f"two headers at height {header.height}", host.number)
             first = False
+        elif host.flawed:
+            return
         else:
             stored = host.disk.block(header.height)
             if stored is None:
@@ -143,7 +145,7 @@ class PrefixAgreement(Checker):
     def on_step(self, host: SimHost) -> None:
         """See `Checker`."""
         node = host.node
-        if node is None:
+        if node is None or host.flawed:
             return
         head = node.state.head
         if self._heads.get(host.number) is head:

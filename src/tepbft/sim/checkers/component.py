@@ -3,7 +3,10 @@ I-18, I-26)."""
 
 from __future__ import annotations
 
+import msgspec
+
 from tepbft.core.block import null_block
+from tepbft.protocols.tep.messages import NewViewCertificate
 from tepbft.sim.component import Statement
 from tepbft.sim.host import SimHost
 from tepbft.sim.ports import Checker
@@ -29,6 +32,8 @@ from tepbft.trusted.port import (
     order_body,
     preimage,
 )
+
+_decode_certificate = msgspec.msgpack.Decoder(NewViewCertificate)
 
 
 class _Model:
@@ -59,7 +64,9 @@ class ComponentUniqueness(Checker):
         model = self._models.get(statement.tc_id)
         if model is None:
             model = self._models[statement.tc_id] = _Model(0, statement.cfg)
-        if statement.seq != model.seq + 1:
+        if statement.seq <= model.seq:  # a counter that goes back is a state that was set back
+            self.world.violate("I-20", f"counter {statement.seq} after {model.seq}", statement.node)
+        elif statement.seq != model.seq + 1:
             self.violate(f"counter {statement.seq} after {model.seq}", statement.node)
         if statement.cfg != model.cfg:
             if statement.cfg < model.cfg:
@@ -132,7 +139,7 @@ class WriteAhead(Checker):
                 if (host.component.cfg, request.view) not in host.disk.evidence.new_views:
                     self.violate(f"new view {request.view} is not on disk", host.number)
             case SignCheckpoint():
-                if host.disk.evidence.headers.get(request.height) != request.digest:
+                if (request.height, request.digest) not in host.disk.evidence.headers:
                     self.violate(f"header {request.height} is not on disk", host.number)
             case AdvanceFloor():
                 floor = host.node.state.cfg.floor if host.node is not None else 0
@@ -148,7 +155,7 @@ class WriteAhead(Checker):
         cfg, view, height, digest = host.component.cfg, request.view, request.height, request.digest
         if evidence.prepares.get((cfg, view, height)) != digest:
             self.violate(f"PREPARE of view {view}, height {height} is not on disk", host.number)
-        if view > 0 and (cfg, view) not in evidence.certified:
+        if view > 0 and not self._certified(evidence.certified.get((cfg, view))):
             world.violate("I-9", f"vote in view {view} without its certificate", host.number)
         if digest not in evidence.bodies:
             empty = null_block(cfg, height)
@@ -157,6 +164,13 @@ class WriteAhead(Checker):
         state = host.node.state if host.node is not None else None
         if state is not None and state.cfg.number == cfg and height > state.stable_height + state.window:
             world.violate("I-18", f"vote at height {height} above the window", host.number)
+
+    def _certified(self, data: bytes | None) -> bool:
+        """True for a certificate with the acknowledgements of f+1 nodes."""
+        if data is None:
+            return False
+        acks = _decode_certificate.decode(data).acks
+        return len({ack.node for ack in acks}) >= self.world.quorums.certificate
 
     def _begin(self, host: SimHost, request: BeginConfig) -> None:
         known = self.world.chain.configurations.get(request.cfg)
@@ -218,6 +232,24 @@ class DomainSeparation(Checker):
             )
             if valid != (kind == statement.kind):
                 self.violate(f"a statement of kind {statement.kind} verifies as {kind}", statement.node)
+        for other in _altered(statement):
+            if world.keys.verifier.ui(
+                cfg, statement.node, other.seq, other.kind, _body(other), statement.signature
+            ):
+                self.violate(f"a statement of kind {statement.kind} verifies with another content")
+
+
+def _altered(statement: Statement) -> list[Statement]:
+    """The same statement with one field changed that its kind has."""
+    found = [
+        statement._replace(seq=statement.seq + 1),
+        statement._replace(digest=bytes(32)),
+    ]
+    if statement.kind in (PREPARE, COMMIT, VIEW_CHANGE, NEW_VIEW):
+        found.append(statement._replace(view=statement.view + 1))
+    if statement.kind in (PREPARE, COMMIT, CHECKPOINT):
+        found.append(statement._replace(height=statement.height + 1))
+    return [other for other in found if other != statement]
 
 
 def _body(statement: Statement) -> bytes:

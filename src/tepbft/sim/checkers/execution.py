@@ -10,12 +10,20 @@ from tepbft.sim.linearizability import check
 from tepbft.sim.ports import Checker
 from tepbft.sim.world import World
 
+MAX_CONFIGURATIONS = 20_000
+"""Work of the judge of linearizability per run; where it gives up, the order of the chain is judged."""
+
 
 class ExactlyOnce(Checker):
     """I-12: per (client, session, seq) one execution with an effect, with the result that a key-value
     store would give; and all correct replicas keep the same reply."""
 
     name = "I-12"
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self._transferred: dict[int, int] = {}
+        """Hosts whose state was replaced and not looked at since: the height of it."""
 
     def on_executed(self, host: SimHost, header: Header, first: bool) -> None:
         """See `Checker`."""
@@ -42,16 +50,54 @@ class ExactlyOnce(Checker):
                         "I-14", f"wrong result of {key[1]}.{key[2]} at height {header.height}", host.number
                     )
 
+    def on_notice(self, host: SimHost, name: str, fields: dict[str, Any]) -> None:
+        """A transferred state has the replies in it (S-44)."""
+        if name == "state_transferred":
+            self._transferred[host.number] = fields["height"]
+
+    def on_start(self, host: SimHost) -> None:
+        """See `Checker`."""
+        self._transferred.pop(host.number, None)
+
+    def on_step(self, host: SimHost) -> None:
+        """As soon as the transferred state is in place."""
+        if not self._transferred:
+            return
+        height = self._transferred.get(host.number)
+        if height is not None and host.node is not None and host.node.ledger.executor.height >= height:
+            del self._transferred[host.number]
+            self._examine(host)
+
     def on_end(self) -> None:
-        """Cached replies: whoever stands at the agreed head answers what the chain says."""
-        chain = self.world.chain
+        """Cached replies: all that stand in the table of the agreed chain."""
         for host in self.world.correct():
-            if host.node is None or host.node.state.executed != chain.height:
+            if host.node is not None:
+                self._examine(host)
+
+    def _examine(self, host: SimHost) -> None:
+        """Whoever has executed a request answers what the chain says: it must while the number is within
+        a window of the newest one, and a client has not begun another session."""
+        node, chain = host.node, self.world.chain
+        if node is None or node.state.diverged_at >= 0:
+            return
+        sessions: dict[bytes, int] = {}
+        newest: dict[bytes, int] = {}
+        executed = node.ledger.executor.height
+        for height in range(1, executed + 1):
+            for request in chain.entries[height].requests if height in chain.entries else ():
+                sessions[request.client] = max(sessions.get(request.client, -1), request.session)
+        for (client, session, seq), (height, _) in chain.outcomes.items():
+            if height <= executed and session == sessions.get(client):
+                newest[client] = max(newest.get(client, 0), seq)
+        window = self.world.genesis.parameters.client_window
+        for (client, session, seq), outcome in chain.outcomes.items():
+            if outcome[0] > executed:
                 continue
-            for (client, session, seq), outcome in chain.outcomes.items():
-                kept = host.node.find_outcome(client, session, seq)
-                if kept is not None and kept != outcome:
-                    self.violate(f"another reply is kept for {session}.{seq}", host.number)
+            kept = node.find_outcome(client, session, seq)
+            due = session == sessions.get(client) and seq > newest[client] - window
+            if kept != outcome and (kept is not None or due):
+                self.violate(f"another reply is kept for {session}.{seq}", host.number)
+                return
 
 
 class Validity(Checker):
@@ -114,10 +160,37 @@ class ClientSafety(Checker):
         if world.violations:
             return
         history = [operation for client in world.clients for operation in client.history()]
+        self._real_time()
         world.coverage.count("linearizability_checks")
-        verdict = check(history)
-        if not verdict.ok and not verdict.undecided:
+        verdict = check(history, max_configurations=MAX_CONFIGURATIONS)
+        if verdict.undecided:
+            world.coverage.count("linearizability_undecided")
+        elif not verdict.ok:
             self.violate(f"not linearizable: {verdict.reason}")
+
+    def _real_time(self) -> None:
+        """The chain is one order that explains all results (I-12 judges them): it must also respect
+        time. What had returned before something else was called stands before it."""
+        chain = self.world.chain
+        places: dict[tuple[bytes, int, int], tuple[int, int]] = {}
+        for height, entry in chain.entries.items():
+            for index, receipt in enumerate(entry.receipts):
+                if chain.took_effect(receipt):
+                    places[(receipt.client, receipt.session, receipt.seq)] = (height, index)
+        calls = []
+        for client in self.world.clients:
+            for session, seq, invoked, returned in client.times():
+                place = places.get((client.entry.client, session, seq))
+                if place is not None:
+                    calls.append((invoked, returned, place))
+        returns = sorted((returned, place) for _, returned, place in calls if returned is not None)
+        latest, next_return = (0, -1), 0
+        for invoked, _, place in sorted(calls, key=lambda call: call[0]):
+            while next_return < len(returns) and returns[next_return][0] < invoked:
+                latest = max(latest, returns[next_return][1])
+                next_return += 1
+            if place < latest:
+                self.violate(f"an operation at {place} was called after that at {latest} had returned")
 
 
 EXECUTION: tuple[type[Checker], ...] = (ExactlyOnce, Validity, ClientSafety)

@@ -18,11 +18,35 @@ class Liveness(Checker):
     def __init__(self, world: World) -> None:
         super().__init__(world)
         self._views: dict[tuple[int, int], None] = {}
+        self._tried: dict[tuple[int, int], None] = {}
+        self._healed: tuple[int, int] | None = None
+        """Time and height at which the world was seen to be healed."""
 
     def on_notice(self, host: SimHost, name: str, fields: dict[str, Any]) -> None:
-        """Views entered after the world healed, each counted once."""
-        if name == "view_entered" and self.world.network.healed and host.node is not None:
-            self._views[(host.node.state.cfg.number, fields["view"])] = None
+        """Views entered or tried after the world healed, each counted once."""
+        if name not in ("view_entered", "view_left") or not self.world.network.healed or host.node is None:
+            return
+        place = (host.node.state.cfg.number, fields["to"] if name == "view_left" else fields["view"])
+        self._tried[place] = None
+        if name == "view_entered":
+            self._views[place] = None
+        self._patience()
+
+    def _patience(self) -> None:
+        """I-22: views are given up after growing patience, so that their number grows slowly (A-59);
+        blocks that are executed shorten it again."""
+        world = self.world
+        if self._healed is None:
+            self._healed = (world.now, world.chain.height)
+        began_ms, height = self._healed
+        longest = 2 * (world.now - began_ms) // world.config.options.t_max_ms
+        bound = self._rounds() + longest + world.chain.height - height
+        if len(self._tried) > bound and world.config.expect_termination:
+            world.violate("I-22", f"{len(self._tried)} views were tried since the world healed")
+
+    def _rounds(self) -> int:
+        """At most f Byzantine primaries in a row, each view given up after growing patience."""
+        return (8 + len(self.world.chain.configurations)) * self.world.n
 
     def on_end(self) -> None:
         """See `Checker`."""
@@ -34,9 +58,7 @@ class Liveness(Checker):
             name = "I-21" if owed.startswith(("client", "the component")) else "I-23"
             where = "; ".join(_where(host) for host in world.hosts)
             world.violate(name, f"{owed} {world.config.limit_ms} ms after the world healed [{where}]")
-        # Back-off: at most f Byzantine primaries in a row, each view given up after growing patience.
-        rounds = 8 + len(world.chain.configurations)
-        if len(self._views) > rounds * world.n:
+        if len(self._views) > self._rounds():
             world.violate("I-22", f"{len(self._views)} views after the world healed")
 
 
