@@ -14,6 +14,7 @@ import pytest
 from conftest import Ran, Running, eventually
 
 from tepbft.cli.verdict import HEALTHY
+from tepbft.trusted.client import device_pid
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster")]
 
@@ -51,7 +52,7 @@ def test_a_short_torment_is_survived(
     assert refused.code == 1 and "not well" in refused.records[0]["error"]["reason"]
     running.up()
     before = settings(running)
-    ran = tepbft("torment", running.root, "--minutes", 0.3, "--seed", 4, "--clients", 3, "--json")
+    ran = tepbft("torment", running.root, "--minutes", 0.25, "--seed", 4, "--clients", 3, "--json")
     assert ran.code == 0, ran.out + ran.err
     assert len(ran.records) == 1
     record = ran.records[0]
@@ -71,7 +72,7 @@ def test_full_disks_halt_nodes_which_go_on_by_themselves(
     """The journal meets its limit: the node says `halted`, loses nothing, and heals without a restart."""
     running = make_cluster(3)
     running.up()
-    ran = tepbft("torment", running.root, "--minutes", 0.15, "--seed", 2, "--only", "disk", "--json")
+    ran = tepbft("torment", running.root, "--minutes", 0.1, "--seed", 2, "--only", "disk", "--json")
     assert ran.code == 0, ran.out + ran.err
     record = ran.records[0]
     assert set(record["faults"]) == {"disk"} and record["halted"] >= 1
@@ -97,6 +98,31 @@ def test_an_interrupted_torment_gives_the_settings_back(make_cluster: Callable[.
     assert settings(running) == before and leftovers(running) == []
     eventually(lambda: running.verdict().state == HEALTHY, "a cluster as it was")
     running.put("after", "interruption")
+
+
+def test_a_torment_that_was_killed_is_repaired_by_the_next(
+    make_cluster: Callable[..., Running], tepbft: Callable[..., Ran]
+) -> None:
+    """SIGKILL leaves nodes without a network and processes paused; nothing of it is for ever."""
+    running = make_cluster(3)
+    running.up()
+    before = settings(running)
+    torment = subprocess.Popen(
+        [sys.executable, "-m", "tepbft.cli.main", "torment", str(running.root), "--only", "pause"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        eventually(lambda: settings(running) != before, "nodes behind relays")
+    finally:
+        torment.kill()
+        torment.wait()
+    pid = device_pid(running.cluster.nodes[1].layout.trusted)
+    assert leftovers(running) and pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    ran = tepbft("torment", running.root, "--minutes", 0.05, "--json")
+    assert ran.code == 0, ran.out + ran.err
+    assert settings(running) == before and leftovers(running) == []
 
 
 def test_what_cannot_be_tormented_is_told(

@@ -27,8 +27,10 @@ from support.world import World
 from tepbft.core.block import Request
 from tepbft.core.events import ClientRequests, ConnectionClosed, PeerMessage, TcAnswered
 from tepbft.crypto.schemes import SCHEMES
+from tepbft.errors import TepbftError
 from tepbft.protocols.tep import view_change
 from tepbft.protocols.tep.messages import Commit, Forward, ReqVc
+from tepbft.storage.port import ConfigRecord, Record, ViewRecord
 from tepbft.trusted.hbusig import HbUsig
 from tepbft.trusted.port import TcAnswer, TcRequest
 from tepbft.types import U64, ConnectionId
@@ -93,6 +95,38 @@ def test_arbitrary_answers_of_the_component() -> None:
 
     run()
     heal(ground)
+
+
+# --- the disk ---------------------------------------------------------------------------------
+
+
+def test_arbitrary_records_in_the_journal() -> None:
+    """Well-typed records that contradict everything: the node starts or says why not; the others serve."""
+
+    @settings(FUZZ, max_examples=max(10, EXAMPLES // 4))
+    @given(st.lists(values(Record), min_size=1, max_size=4))
+    def run(records: list[Any]) -> None:
+        ground = Ground()
+        world = ground.world
+        world.crash(1)
+        fit = [record for record in records if not isinstance(record, ConfigRecord | ViewRecord)]
+        world.hosts[1].store.append(fit)
+        with suppress(TepbftError):
+            world.start(1)
+        ground.serve("afterwards")
+
+    run()
+
+
+@pytest.mark.parametrize("slot", ["new_view_certificate", "view_change"])
+@pytest.mark.parametrize("data", [b"", b"junk", b"\x91" * 5000])
+def test_an_unreadable_promise_stops_the_node_with_a_reason(slot: str, data: bytes) -> None:
+    """What it signed stands there and cannot be read: it must not go on as if there were nothing."""
+    world = World(3)
+    world.crash(1)
+    world.hosts[1].store.append([ViewRecord(slot, 0, 5, data)])
+    with pytest.raises(TepbftError, match=slot):
+        world.start(1)
 
 
 # --- clients ----------------------------------------------------------------------------------

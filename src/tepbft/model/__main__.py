@@ -1,7 +1,8 @@
 """`python -m tepbft.model`: explore the model, or look for a planted defect.
 
 Exit codes: 0 nothing found, 1 a violation, 2 wrong usage,
-3 nothing found but the walks saw too little to mean anything.
+3 nothing found but the walks saw too little to mean anything. An interrupted campaign (Ctrl-C)
+reports what it did so far.
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ def _report(chosen: argparse.Namespace, found: Campaign, missing: list[str]) -> 
         "mutant": chosen.mutant,
         "seed": chosen.seed,
         "walks": found.walks,
+        "interrupted": found.interrupted,
         "coverage": dict(sorted(found.coverage.items())),
         "missing": missing,
         "violation": None,
@@ -100,7 +102,8 @@ def _report(chosen: argparse.Namespace, found: Campaign, missing: list[str]) -> 
 
 
 def _print(report: dict[str, Any]) -> None:
-    print(f"{report['walks']} walks, {report['nodes']} nodes, seed {report['seed']}")
+    cut = " (interrupted)" if report["interrupted"] else ""
+    print(f"{report['walks']} walks{cut}, {report['nodes']} nodes, seed {report['seed']}")
     for name, count in report["coverage"].items():
         print(f"  {name}: {count}")
     for line in report["missing"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -14,7 +15,7 @@ from tepbft.model.replica import NO_BARRIER, Replica
 from tepbft.model.setup import Setup
 
 
-class Departures:
+class Departures(ABC):
     """The part of the world that changes views."""
 
     setup: Setup
@@ -27,13 +28,13 @@ class Departures:
     replicas: list[Replica | None]
     coverage: Counter[str]
 
+    @abstractmethod
     def counts(self, component: Component) -> bool:
         """True if the component is a member of the configuration that it signs for."""
-        raise NotImplementedError
 
+    @abstractmethod
     def advance_stable(self, replica: Replica, height: int) -> None:
         """Move a correct node's window."""
-        raise NotImplementedError
 
     def departure_handlers(self) -> dict[str, Callable[..., bool]]:
         """The actions of this part, by kind."""

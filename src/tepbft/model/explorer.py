@@ -42,6 +42,7 @@ class Campaign:
     first_number: int = -1
     """Number of the first failing walk."""
     coverage: Counter[str] = field(default_factory=Counter)
+    interrupted: bool = False
 
 
 def _chances(setup: Setup, rng: Random) -> tuple[list[float], list[tuple[int, Choice]]]:
@@ -156,18 +157,24 @@ def campaign(
     stop_at: int = 1,
     progress: Callable[[Campaign], None] | None = None,
 ) -> Campaign:
-    """Up to `walks` walks; ends early after `stop_at` failures. `progress` is called every 1000 walks."""
+    """Up to `walks` walks; ends early after `stop_at` failures, or when interrupted.
+    `progress` is called every 1000 walks."""
     found = Campaign()
-    for number in range(walks):
-        one = numbered_walk(number, seed=seed, nodes=nodes, barrier=barrier, mutant=mutant, reported=reported)
-        found.walks += 1
-        found.coverage.update(one.coverage)
-        if one.violation is not None:
-            found.failures += 1
-            if found.first is None:
-                found.first, found.first_number = one, number
-            if found.failures >= stop_at:
-                break
-        if progress is not None and found.walks % 1000 == 0:
-            progress(found)
+    try:
+        for number in range(walks):
+            one = numbered_walk(
+                number, seed=seed, nodes=nodes, barrier=barrier, mutant=mutant, reported=reported
+            )
+            found.walks += 1
+            found.coverage.update(one.coverage)
+            if one.violation is not None:
+                found.failures += 1
+                if found.first is None:
+                    found.first, found.first_number = one, number
+                if found.failures >= stop_at:
+                    break
+            if progress is not None and found.walks % 1000 == 0:
+                progress(found)
+    except KeyboardInterrupt:
+        found.interrupted = True
     return found

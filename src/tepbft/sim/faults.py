@@ -278,6 +278,8 @@ class FaultInjector:
         for host in world.hosts:
             host.disk.full = False
             host.fuse, host.trap = -1, ""
+            if host.up:
+                host.application.armed = False
             host.clock.set_rate(world.now, 1.0)
             skew_ms = self._rng.randint(-50, 50)
             if not host.byzantine:

@@ -16,7 +16,7 @@ def missing(world: World) -> str:
         if host.node is None:
             return f"host {host.number} is down"
         state = host.node.state
-        if state.diverged_at >= 0 or state.transfer is not None:
+        if state.diverged_at >= 0 or state.transfer is not None or state.paused:
             return f"host {host.number} has not caught up"
         heads[state.head.digest()] = state.executed
     if len(heads) != 1:

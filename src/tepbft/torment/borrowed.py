@@ -17,12 +17,14 @@ import msgspec
 
 from tepbft.cli.cluster import Cluster
 from tepbft.cli.lifecycle import raise_cluster
-from tepbft.cli.processes import stop_nodes
+from tepbft.cli.processes import node_pid, send_signal, stop_nodes
+from tepbft.cli.verdict import Verdict
 from tepbft.errors import TepbftError
 from tepbft.runtime.layout import ClusterLayout, NodeLayout
 from tepbft.runtime.settings import dump_settings, peer_addresses
 from tepbft.storage.files import replace_durably, sync_folder
 from tepbft.torment.relays import Pair
+from tepbft.trusted.client import device_pid
 from tepbft.types import NodeId
 
 SUFFIX = ".before-torment"
@@ -68,10 +70,19 @@ def give_back(layout: ClusterLayout) -> list[NodeLayout]:
     return found
 
 
-def restart(cluster: Cluster, settle_s: float) -> None:
-    """All nodes anew, so that they read their settings; the components stay."""
+def stop(cluster: Cluster) -> None:
+    """End all nodes; the components stay. What a run that was killed left paused goes on first."""
+    for folder in cluster.nodes:
+        for pid in (node_pid(folder.layout), device_pid(folder.layout.trusted)):
+            if pid is not None:
+                send_signal(pid, signal.SIGCONT)
     stop_nodes(folder.layout for folder in cluster.nodes)
-    raise_cluster(cluster, settle_s=settle_s)
+
+
+def restart(cluster: Cluster, settle_s: float) -> Verdict:
+    """All nodes anew, so that they read their settings; how the cluster is then."""
+    stop(cluster)
+    return raise_cluster(cluster, settle_s=settle_s).verdict
 
 
 @contextlib.contextmanager

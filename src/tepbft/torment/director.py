@@ -36,6 +36,8 @@ class Director:
         watch: Watch,
         schedule: Schedule,
         say: Callable[[str], None],
+        *,
+        min_config_gap: int,
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.halted = 0
@@ -55,7 +57,10 @@ class Director:
         self._say = say
         self._n = len(hands)
         self._faulty: set[NodeId] = set()
-        self._cold_starts = [0] * self._n
+        self._min_gap = min_config_gap
+        self._height = 0
+        self._admissible: tuple[int, list[int]] = (-1, [0] * self._n)
+        """Configuration, and per node the height from which it may have a new component."""
         self._under_way: dict[asyncio.Task[None], Fault] = {}
         self._looking: asyncio.Task[None] | None = None
 
@@ -65,6 +70,7 @@ class Director:
         """Fault after fault for that long."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
+        await self._learn_admissions(await self._watch.statuses())
         self._looking = asyncio.create_task(self._look())
         while (rest_s := deadline - loop.time()) > 0:
             await asyncio.sleep(min(rest_s, self._schedule.pause_s()))
@@ -73,7 +79,12 @@ class Director:
             if loop.time() >= deadline:
                 return
             fault = self._schedule.draw(
-                Situation(self._n, frozenset(self._faulty), self.primary, tuple(self._cold_starts))
+                Situation(
+                    self._n,
+                    frozenset(self._faulty),
+                    self.primary,
+                    tuple(max(0, height - self._height) for height in self._admissible[1]),
+                )
             )
             if fault is not None and fault.kind == SPLIT and self._under_way:
                 await asyncio.wait(list(self._under_way), timeout=CALM_TIMEOUT_S)
@@ -164,9 +175,6 @@ class Director:
         """False if it turned out to be impossible."""
         match fault.kind:
             case "kill" | "crash" | "component":
-                for node in fault.nodes:
-                    if fault.kind != KILL:
-                        self._cold_starts[node] += 1
                 await asyncio.gather(
                     *(
                         asyncio.to_thread(
@@ -267,14 +275,23 @@ class Director:
             for status in statuses:
                 if status is not None:
                     self._note(status)
+            await self._learn_admissions(statuses)
             for hands in self._hands:
                 if not hands.expected_down and await asyncio.to_thread(hands.pid) is None:
                     await self._revive(hands)
             await asyncio.sleep(LOOK_S)
 
+    async def _learn_admissions(self, statuses: Sequence[NodeStatus | None]) -> None:
+        """Ask once per configuration, whoever has the newest one."""
+        newest = max((s for s in statuses if s is not None), key=lambda s: s.configuration, default=None)
+        if newest is not None and newest.configuration > self._admissible[0]:
+            found = await self._watch.admissible_at(newest.node, self._min_gap)
+            self._admissible = found or self._admissible
+
     def _note(self, status: NodeStatus) -> None:
         if (status.configuration, status.view) >= self._term:
             self._term, self.primary = (status.configuration, status.view), status.primary
+        self._height = max(self._height, status.executed)
         counted, last = self._view_changes[status.node]
         new = status.view_changes - last if status.view_changes >= last else status.view_changes
         self._view_changes[status.node] = (counted + new, status.view_changes)

@@ -48,8 +48,9 @@ _LASTS_S = {
     KILL: (0.3, 5.0), PAUSE: (0.3, 4.0), PARTITION: (1.0, 8.0), SPLIT: (0.5, 4.0), DELAY: (2.0, 8.0),
     RESET: (0.0, 0.0), DISK: (1.0, 6.0), COMPONENT: (0.0, 0.0), CRASH: (0.3, 5.0),
 }  # fmt: skip
-MAX_COLD_STARTS = 3
-"""Cold starts per node and run: each admission makes the next one wait twice as many blocks (A8.3)."""
+MAX_ADMISSION_BLOCKS = 300
+"""Blocks that a cold component may have to wait for its admission: each one makes the next one of
+the same node wait twice as long (A8.3), until such a node is spared."""
 _PRIMARY_SHARE = 0.5
 
 
@@ -60,8 +61,8 @@ class Situation:
     n: int
     faulty: frozenset[NodeId]
     primary: NodeId
-    cold_starts: tuple[int, ...]
-    """Per node, in this run."""
+    admission_blocks: tuple[int, ...]
+    """Per node: blocks until the cluster would admit a new component of it."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ class Schedule:
         if rng.random() < _PRIMARY_SHARE:
             order.sort(key=lambda node: node != situation.primary)
         if kind in COLD:
-            order = [node for node in order if situation.cold_starts[node] < MAX_COLD_STARTS]
+            order = [node for node in order if situation.admission_blocks[node] <= MAX_ADMISSION_BLOCKS]
         order = [node for node in order if node not in situation.faulty]
         if kind in HARMLESS:
             return tuple(order[:wanted])

@@ -15,14 +15,12 @@ import uvloop
 
 from tepbft.cli.cluster import Cluster, open_cluster, survey
 from tepbft.cli.lease import lease_client
-from tepbft.cli.lifecycle import raise_cluster
-from tepbft.cli.processes import stop_nodes
 from tepbft.cli.verdict import HEALTHY
 from tepbft.client.aio import Client
 from tepbft.errors import TepbftError
 from tepbft.node.status import NodeStatus
 from tepbft.sim.linearizability import check
-from tepbft.torment.borrowed import alone, borrow, deaf, give_back, restart, targets_of
+from tepbft.torment.borrowed import SUFFIX, alone, borrow, deaf, give_back, restart, stop, targets_of
 from tepbft.torment.director import Director
 from tepbft.torment.hands import Hands, raise_open_files
 from tepbft.torment.ledgers import compare, read_ledger
@@ -134,7 +132,7 @@ def admit(cluster: Cluster, options: Options) -> None:
             "Ask for fewer: --clients",
         )
     for folder in cluster.nodes:
-        if folder.layout.settings.with_name(folder.layout.settings.name + ".before-torment").exists():
+        if folder.layout.settings.with_name(folder.layout.settings.name + SUFFIX).exists():
             return  # an earlier run was killed: its relays are gone, so the cluster cannot be well
     verdict = survey(genesis)[1]
     if verdict.state != HEALTHY:
@@ -162,18 +160,27 @@ def torment(cluster: Cluster, options: Options, notify: Notify, say: Callable[[s
                 with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                     course = runner.run(_course(cluster, options, names, result, notify, say))
                 say("Comparing what the disks hold …")
-                stop_nodes(folder.layout for folder in cluster.nodes)
+                stop(cluster)
                 _judge(cluster, course, result)
             finally:
                 with deaf():
                     say("The nodes get their own settings back …")
-                    stop_nodes(folder.layout for folder in cluster.nodes)
-                    give_back(cluster.layout)
-                    raised = raise_cluster(cluster, settle_s=SETTLE_S)
-                    if raised.verdict.state != HEALTHY:
-                        result.healed = False
-                        result.problems.append(f"after the last restart: {raised.verdict.text}")
+                    _restore(cluster, result)
     return result
+
+
+def _restore(cluster: Cluster, result: Result) -> None:
+    """The cluster up again, with its own settings."""
+    stop(cluster)
+    give_back(cluster.layout)
+    try:
+        verdict = restart(cluster, SETTLE_S)
+        problem = "" if verdict.state == HEALTHY else verdict.text
+    except TepbftError as error:
+        problem = str(error)
+    if problem:
+        result.healed = False
+        result.problems.append(f"after the last restart: {problem}")
 
 
 async def _course(
@@ -209,6 +216,7 @@ async def _course(
                 watch,
                 Schedule(options.seed, options.kinds, MEAN_PAUSE_S),
                 say,
+                min_config_gap=cluster.genesis.parameters.min_config_gap,
             )
             try:
                 load.start()

@@ -5,16 +5,30 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from types import TracebackType
+from typing import TypeVar
 
 import httpx
 import msgspec
+from msgspec import Struct
 
 from tepbft.cli.cluster import MAX_STATUS_BYTES, http_address
-from tepbft.core.configuration import Member
+from tepbft.core.configuration import Member, replacement_gap
 from tepbft.node.status import NodeStatus
 from tepbft.types import NodeId
 
 TIMEOUT_S = 3.0
+T = TypeVar("T")
+
+
+class _Member(Struct):
+    node: int
+    replaced_at: int
+    replacements: int
+
+
+class _Configuration(Struct):
+    number: int
+    members: list[_Member]
 
 
 class Watch:
@@ -23,6 +37,7 @@ class Watch:
     def __init__(self, members: Sequence[Member]) -> None:
         self._members = members
         self._decoder = msgspec.json.Decoder(NodeStatus)
+        self._configuration = msgspec.json.Decoder(_Configuration)
         self._http = httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False)
 
     async def __aenter__(self) -> Watch:
@@ -35,15 +50,29 @@ class Watch:
 
     async def status(self, node: NodeId) -> NodeStatus | None:
         """What a node says of itself; None if it does not answer, or not sensibly."""
-        member = self._members[node]
+        found = await self._get(node, "/v1/status", self._decoder)
+        return found if found is not None and found.node == node else None
+
+    async def admissible_at(self, node: NodeId, min_gap: int) -> tuple[int, list[int]] | None:
+        """By the word of one node: the number of its configuration, and per member the height from
+        which a component that lost its state may be replaced (A8.3). None if it does not answer."""
+        found = await self._get(node, "/v1/configuration", self._configuration)
+        if found is None or [member.node for member in found.members] != [m.node for m in self._members]:
+            return None
+        heights = []
+        for member, now in zip(self._members, found.members, strict=True):
+            current = msgspec.structs.replace(member, replacements=now.replacements)
+            heights.append(now.replaced_at + replacement_gap(current, min_gap))
+        return found.number, heights
+
+    async def _get(self, node: NodeId, path: str, decoder: msgspec.json.Decoder[T]) -> T | None:
         try:
-            answer = await self._http.get(http_address(member) + "/v1/status")
+            answer = await self._http.get(http_address(self._members[node]) + path)
             if answer.status_code != 200 or len(answer.content) > MAX_STATUS_BYTES:
                 return None
-            found = self._decoder.decode(answer.content)
+            return decoder.decode(answer.content)
         except (httpx.HTTPError, OSError, msgspec.ValidationError, msgspec.DecodeError):
             return None
-        return found if found.node == member.node else None
 
     async def statuses(self) -> list[NodeStatus | None]:
         """Of all nodes, in order."""

@@ -120,7 +120,7 @@ def test_mac_keys_are_read(folder: Folder) -> None:
     [
         ({"protocol": "other"}, "not known"),
         ({"parameters": Parameters(window=0)}, "window"),
-        ({"members": ()}, "has members"),
+        ({"members": ()}, "a cluster has 3 to 64 members"),
     ],
 )
 def test_a_genesis_of_no_use_is_refused(folder: Folder, change: dict[str, Any], words: str) -> None:

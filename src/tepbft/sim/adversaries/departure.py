@@ -268,6 +268,7 @@ class VoteAfterLeaving(Restless):
 
     def tick(self) -> None:
         """See `Strategy`."""
+        super().tick()
         s = self.state
         if s is None or not s.voter or not s.active or s.outstanding:
             return

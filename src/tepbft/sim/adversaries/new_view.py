@@ -49,9 +49,15 @@ class Restless(Attacker):
 
     def outbound(self, to: NodeId, message: Message) -> Sequence[tuple[NodeId, Message]]:
         """See `Strategy`."""
-        if isinstance(message, Prepare) and self.stalls(message.head.view) and self.rng.random() < 0.8:
+        if isinstance(message, Prepare) and self.stalls(message.head.view):
             return ()
         return ((to, message),)
+
+    def tick(self) -> None:
+        """See `Strategy`."""
+        s = self.state
+        if s is not None and s.active and self.every(200, "wish"):
+            self.power.broadcast(self.forge.req_vc(s.view + 1))
 
     def inbound(self, sender: NodeId, message: Message) -> Sequence[tuple[NodeId, Message]]:
         """See `Strategy`."""

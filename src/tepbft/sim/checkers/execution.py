@@ -63,10 +63,13 @@ class ExactlyOnce(Checker):
         """As soon as the transferred state is in place."""
         if not self._transferred:
             return
-        height = self._transferred.get(host.number)
-        if height is not None and host.node is not None and host.node.ledger.executor.height >= height:
+        height, node = self._transferred.get(host.number), host.node
+        if height is None or node is None or node.state.paused:
+            return  # the store is replaced between this step and the next
+        if node.ledger.executor.height >= height:
             del self._transferred[host.number]
-            self._examine(host)
+            if not host.flawed:  # it may be wrong again at once; it is judged at the end
+                self._examine(host)
 
     def on_end(self) -> None:
         """Cached replies: all that stand in the table of the agreed chain."""
