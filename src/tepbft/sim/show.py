@@ -119,7 +119,8 @@ def collect(trace: Trace, from_ms: int, to_ms: int | None) -> tuple[list[Item], 
             continue
         if kind in ("message", "lost"):
             key = (kind == "lost", *_key(event))
-            items.append(Item(at_ms, event["host"], event, repeats=key in seen))
+            lane = event["sender"] if kind == "lost" else event["host"]
+            items.append(Item(at_ms, lane, event, repeats=key in seen))
             seen[key] = None
         elif event["host"] >= 0 and kind in MARKS:
             items.append(Item(at_ms, event["host"], event))

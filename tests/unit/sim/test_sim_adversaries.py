@@ -39,7 +39,9 @@ def test_sim_strategy_breaks_nothing(name: str, nodes: int) -> None:
 def test_sim_strategy_acts(name: str) -> None:
     """No strategy is vacuous: over these seeds it attacks."""
     attacks = sum(
-        fight(name, seed, nodes).coverage.get("attacks", 0) for nodes, seeds in SEEDS.items() for seed in seeds
+        fight(name, seed, nodes).coverage.get("attacks", 0)
+        for nodes, seeds in SEEDS.items()
+        for seed in seeds
     )
     assert attacks > 0
 

@@ -308,6 +308,8 @@ class State:
 
     def postpone(self, sender: NodeId, message: Any) -> None:
         """Keep a message for a later view or height; at most 2*BL per peer (A-21, A11)."""
+        if isinstance(message, NewView | ViewChange):
+            return  # large, and repeated by its sender until it is superseded (I-17)
         peer = self.peers.get(sender)
         if peer is not None:
             if len(peer.future) >= 2 * self.window + 8:

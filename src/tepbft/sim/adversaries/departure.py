@@ -265,11 +265,14 @@ class VoteAfterLeaving(Restless):
     def __init__(self, power: Power) -> None:
         super().__init__(power)
         self._left = 0
+        self._binding: tuple[int, bytes] = (0, b"")
 
     def tick(self) -> None:
         """See `Strategy`."""
         super().tick()
         s = self.state
+        if s is not None and self._binding != (s.cfg.number, s.tc_id):
+            self._binding, self._left = (s.cfg.number, s.tc_id), 0  # views begin anew
         if s is None or not s.voter or not s.active or s.outstanding:
             return
         if self._left > s.view:
@@ -301,7 +304,7 @@ class VoteAfterLeaving(Restless):
 
     def _vote(self, s: State) -> None:
         """In the view that was left."""
-        if s.primary == s.me or not self.every(20, "vote"):
+        if s.primary == s.me or self._binding != (s.cfg.number, s.tc_id) or not self.every(20, "vote"):
             return
         for height in sorted(s.slots):
             for (view, _), head in list(s.slots[height].heads.items()):
@@ -309,7 +312,7 @@ class VoteAfterLeaving(Restless):
                     self.did()
                     vote = self.forge.commit(head)
                     if vote is not None:
-                        self.power.count("votes after leaving")  # only a re-emission; I-3 knows
+                        self.power.count("votes after leaving")  # I-3 will say so
                         self.power.post(self.rng.choice(self.power.others), vote)
 
     def certify(self, request: TcRequest) -> bool:

@@ -66,7 +66,7 @@ class ExactlyOnce(Checker):
         height, node = self._transferred.get(host.number), host.node
         if height is None or node is None or node.state.paused:
             return  # the store is replaced between this step and the next
-        if node.ledger.executor.height >= height:
+        if height <= node.ledger.executor.height <= self.world.chain.height:  # what it executed is known
             del self._transferred[host.number]
             if not host.flawed:  # it may be wrong again at once; it is judged at the end
                 self._examine(host)
