@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable
 
 import pytest
-from conftest import Ran, Running, eventually
 
+from conftest import Ran, Running, eventually
 from tepbft.cli.verdict import HEALTHY
 from tepbft.trusted.client import device_pid
 

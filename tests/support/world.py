@@ -148,9 +148,7 @@ class World:
             identity=host.tc.identity(),
             signer=host.key,
             verifier=self.verifier,
-            requests=self.scheme.verifier(
-                self.genesis.clients, node=number, mac_keys=self._mac_keys(number)
-            ),
+            requests=self.scheme.verifier(self.genesis.clients, node=number, mac_keys=self._mac_keys(number)),
             application=host.application,
             settings=self.options,
         )

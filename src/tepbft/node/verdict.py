@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tepbft.core.configuration import replacement_gap
 from tepbft.node.status import NodeStatus, PeerStatus
 from tepbft.protocols.tep.state import State
 
@@ -77,6 +78,13 @@ def judge(state: State, phase: str, now_ms: int) -> tuple[bool, str]:
         if state.own_admission is None:
             return False, (
                 "this node's trusted component is new and is no member: its operator must sign for it"
+            )
+        member = state.cfg.members[state.me]
+        due = member.replaced_at + replacement_gap(member, state.parameters.min_config_gap)
+        if due > state.executed + 1:
+            return True, (
+                "this node's trusted component is new, again; replacements are rate-limited, and it can "
+                f"be admitted from height {due} on"
             )
         return True, "this node's trusted component is new; it follows silently until it is admitted"
     if phase == "transferring":

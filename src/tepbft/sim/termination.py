@@ -16,19 +16,12 @@ def missing(world: World) -> str:
         if host.node is None:
             return f"host {host.number} is down"
         state = host.node.state
-        if state.snapshot_only and not _snapshot_above(world, state.executed):
-            continue  # it diverged twice: nothing can heal it before the next snapshot is due
         if state.diverged_at >= 0 or state.transfer is not None or state.paused:
             return f"host {host.number} has not caught up"
         heads[state.head.digest()] = state.executed
     if len(heads) != 1:
         return f"heads at {sorted(heads.values())}"
     return _unadmitted(world)
-
-
-def _snapshot_above(world: World, height: int) -> bool:
-    interval = world.genesis.parameters.snapshot_interval
-    return (height // interval + 1) * interval <= world.chain.height
 
 
 def _unadmitted(world: World) -> str:

@@ -26,6 +26,8 @@ from tepbft.types import Height, NodeId
 
 BATCH_BLOCKS = 32
 BATCH_BYTES = 4 << 20
+RETRY_INTERVALS = 16
+"""Retransmission intervals after which a replica that diverged twice executes again."""
 
 
 def own_status(s: State) -> Status:
@@ -134,6 +136,8 @@ def pull(s: State) -> None:
     node = ahead[s.pull_turn % len(ahead)]
     s.pulled_from, s.pulled_ms = node, s.now
     s.pulled_until = min(s.executed + BATCH_BLOCKS, _executed(s, node))
+    if s.snapshot_only and s.now - s.diverged_ms >= RETRY_INTERVALS * s.options.t_retransmit_ms:
+        s.snapshot_only = False  # no peer has a newer snapshot: whatever went wrong may be over
     if s.snapshot_only:
         s.send(node, FetchOffer(s.executed))
     else:

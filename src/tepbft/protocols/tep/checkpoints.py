@@ -122,11 +122,13 @@ def _install(s: State, header: Header) -> None:
 
 def _diverged(s: State, height: int) -> None:
     """My execution is not the agreed one: stop voting, go back to the last installed state and
-    execute the agreed blocks again; if that differs too, only a peer's snapshot helps (A-35, S-46)."""
+    execute the agreed blocks again; if that differs too, take a peer's snapshot, or try once more
+    after a while if no peer has a newer one (A-35, S-46)."""
     s.notice("diverged", height=height)
+    s.diverged_ms = s.now
     s.snapshot_only = s.diverged_at >= 0
     if s.snapshot_only:
-        s.notice("alarm", what="re-execution diverged too", detail="only a snapshot from a peer helps")
+        s.notice("alarm", what="re-execution diverged too", detail="asking for a snapshot")
     s.diverged_at = height
     s.head = s.host.rollback()
     s.headers = {}

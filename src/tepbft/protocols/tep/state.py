@@ -130,6 +130,8 @@ class State:
         self.diverged_at: Height = -1
         """Height at which this replica's execution was not the agreed one; it votes no more until healed."""
         self.snapshot_only = False
+        """Execution stands still: it differed twice. A snapshot is asked for."""
+        self.diverged_ms: Millis = 0
         self.replay = False
         """Postponed messages may have become processable."""
         self.paused = False

@@ -38,7 +38,7 @@ SCRIPTED: tuple[type[Strategy], ...] = (
     replica.ForgedCheckpoints,
     replica.Favourite,
     replica.ReqVcSpam,
-    replica.WishReplay,
+    new_view.WishReplay,
     replica.Flood,
     replica.PoisonedState,
     replica.FalseCatchUp,

@@ -68,6 +68,21 @@ class Restless(Attacker):
         return super().inbound(sender, message)
 
 
+class WishReplay(Attacker):
+    """S-19: keeps correct hosts' old wishes alive by repeating them.
+    Expected: a wish counts for its view only; nobody is moved by what was wished long ago."""
+
+    name = "s19-wish-replay"
+
+    def tick(self) -> None:
+        """See `Strategy`."""
+        known: dict[NodeId, ReqVc] = self.memory.requests
+        if known and self.every(60):
+            self.did()
+            for node in sorted(known):
+                self.power.broadcast(known[node])
+
+
 class Contradict(Restless):
     """S-9: proposes something else than its own NewView says, or at a height below its base.
     Expected: rejected (P6); a view change."""

@@ -19,7 +19,6 @@ from tepbft.protocols.tep.messages import (
     NewViewCertificate,
     Offer,
     Prepare,
-    ReqVc,
     Stable,
     Status,
 )
@@ -387,18 +386,3 @@ class RestlessComponent(Attacker):
         if s is not None and self.every(1000):
             self.did()
             self.power.restart_component()
-
-
-class WishReplay(Attacker):
-    """S-19: keeps correct hosts' old wishes alive by repeating them.
-    Expected: a wish counts for its view only; nobody is moved by what was wished long ago."""
-
-    name = "s19-wish-replay"
-
-    def tick(self) -> None:
-        """See `Strategy`."""
-        known: dict[NodeId, ReqVc] = self.memory.requests
-        if known and self.every(60):
-            self.did()
-            for node in sorted(known):
-                self.power.broadcast(known[node])
