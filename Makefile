@@ -11,7 +11,7 @@ NODES ?= 3
 FAULTS ?= everything
 SEEDS ?= 0..
 
-.PHONY: help demo test check fix sim campaign clean
+.PHONY: help demo test check fix sim campaign spec clean
 
 help:
 	@echo 'make demo    five nodes, 20,000 signed transactions, a killed primary: watch it go on'
@@ -20,6 +20,7 @@ help:
 	@echo 'make fix     format, and repair what the linter can repair'
 	@echo 'make sim     one seed of the simulator: SEED=17 NODES=3 FAULTS=everything (draws sim-SEED.html)'
 	@echo 'make campaign  seeds of the simulator for so many minutes: MINUTES=60 SEEDS=0.. NODES=3'
+	@echo 'make spec    the Quint specification: types, named traces, a short random slice (needs npm)'
 	@echo 'make clean   remove the virtual environment and caches'
 
 $(READY): pyproject.toml
@@ -48,6 +49,9 @@ fix: $(READY)
 sim: $(READY)
 	@$(BIN)/tepbft sim --nodes $(NODES) --faults $(FAULTS) --seed $(SEED) --trace sim-$(SEED).jsonl; \
 		code=$$?; $(BIN)/tepbft sim show sim-$(SEED).jsonl -o sim-$(SEED).html && exit $$code
+
+spec:
+	spec/run.sh
 
 campaign: $(READY)
 	$(BIN)/tepbft sim --nodes $(NODES) --faults $(FAULTS) --seeds $(SEEDS) --minutes $(MINUTES)

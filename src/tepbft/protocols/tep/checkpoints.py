@@ -25,7 +25,25 @@ def after_execution(s: State, header: Header, kind: int) -> None:
             _reconcile(s, header)
         return
     if header.height % s.parameters.checkpoint_interval == 0 or kind == CONFIG:
-        s.certify(SignCheckpoint(header.height, header.digest()))
+        _sign(s, header)
+
+
+def _sign(s: State, header: Header) -> None:
+    s.checkpoint_asked = header.height
+    s.certify(SignCheckpoint(header.height, header.digest()))
+
+
+def tend(s: State) -> None:
+    """Send own checkpoints again while they are not stable. And sign one for the last block when
+    nothing follows it: with K > 1 an idle chain would otherwise leave its last blocks without a
+    certificate, without receipts, and a divergence in them unseen."""
+    if s.own_checkpoints and s.now - s.own_checkpoint_sent_ms >= s.options.t_retransmit_ms:
+        s.own_checkpoint_sent_ms = s.now
+        for height in sorted(s.own_checkpoints):
+            s.broadcast(s.own_checkpoints[height])
+    idle = s.now - s.progress_ms >= s.options.t_retransmit_ms
+    if idle and s.executed > max(s.stable_height, s.checkpoint_asked):
+        _sign(s, s.head)
 
 
 def on_signed(s: State, request: SignCheckpoint, answer: Ui | Refused) -> None:

@@ -32,6 +32,8 @@ def try_new_view(s: State) -> None:
     propose the start of the view. One whose bodies cannot be had is left aside (A-63)."""
     if s.active or s.primary != s.me or not s.voter or s.installing is not None or s.view in s.new_views:
         return
+    if s.view <= s.refused_install:
+        return
     held = s.departures.get(s.view, {})
     if s.me not in held:
         return
@@ -75,6 +77,10 @@ def on_installed(s: State, request: Install, answer: Ui | Refused) -> None:
     draft, s.installing = s.installing, None
     if isinstance(answer, Refused) or draft is None or draft.view != request.view:
         s.notice("tc_refused", code=getattr(answer, "code", "stale"), reason=f"new view {request.view}")
+        if isinstance(answer, Refused):
+            # It signed another NEW-VIEW of this view (a disk was lost in between): it will never sign
+            # this one, so asking again would go on for ever. The next view has another primary.
+            s.refused_install = max(s.refused_install, request.view)
         return
     message = NewView(
         draft.cfg,

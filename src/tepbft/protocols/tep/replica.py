@@ -172,7 +172,7 @@ class Replica:
             ordering.retransmit(s)
         except PeerFault as error:
             s.fault(s.primary, error)
-        self._retransmit_checkpoint()
+        checkpoints.tend(s)
         barrier.ask_for_admission(s)
         view_change.forget_requests(s)
         view_change.retransmit(s)
@@ -180,13 +180,6 @@ class Replica:
         if cause:
             view_change.complain(s, cause)
         self._advance()
-
-    def _retransmit_checkpoint(self) -> None:
-        s = self.state
-        if s.own_checkpoints and s.now - s.own_checkpoint_sent_ms >= s.options.t_retransmit_ms:
-            s.own_checkpoint_sent_ms = s.now
-            for height in sorted(s.own_checkpoints):
-                s.broadcast(s.own_checkpoints[height])
 
     def on_admission(self, change: ReplaceTc) -> None:
         """This node's operator signed for its new trusted component."""

@@ -171,6 +171,8 @@ class State:
         self.checkpoints: dict[Height, dict[bytes, dict[NodeId, Vote]]] = {}
         self.own_checkpoints: dict[Height, Any] = {}
         self.own_checkpoint_sent_ms = 0
+        self.checkpoint_asked: Height = cfg.floor
+        """Highest height for which a CHECKPOINT statement was asked for."""
         self.following: Configuration | None = None
         """The configuration that an executed CONFIG block leads to."""
         self.barrier: Height = -1
@@ -187,6 +189,8 @@ class State:
         self.leaving_to: View = -1
         self.new_views: dict[View, NewView] = {}
         self.installing: NewView | None = None
+        self.refused_install: View = -1
+        """Highest view whose NEW-VIEW the component declined to sign."""
         self.acks: dict[View, dict[NodeId, tuple[bytes, Vote]]] = {}
         self.own_ack: NvAck | None = None
         self.pending_ack = False
