@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Ran, eventually
 
+from conftest import Ran, eventually
 from tepbft.cli.demo import kill_everything
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster")]

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from conftest import Running, eventually
 
 import tepbft
+from conftest import Running, eventually
 from tepbft.execution.apps import kv
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster")]

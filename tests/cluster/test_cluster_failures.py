@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Ran, Running, eventually
 
+from conftest import Ran, Running, eventually
 from tepbft.cli.verdict import DEGRADED, HEALTHY, LOST, NO_QUORUM
 from tepbft.errors import TepbftError
 from tepbft.execution.apps import kv

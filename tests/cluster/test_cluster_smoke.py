@@ -11,8 +11,8 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Ran, Running, eventually
 
+from conftest import Ran, Running, eventually
 from tepbft.cli.cluster import http_address
 from tepbft.cli.demo import kill_everything
 from tepbft.cli.processes import node_pid
