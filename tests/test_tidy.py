@@ -44,8 +44,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "runtime": _PARTS | {"protocols", "node", "storage", "trusted", "runtime", "rpc"},
     "torment": _PARTS | {"node", "storage", "trusted", "runtime", "client", "sim", "cli", "torment"},
     "rpc": _PARTS | {"node", "storage", "runtime", "rpc", "client"},
+    "lab": _PARTS | {"node", "storage", "trusted", "runtime", "client", "cli", "lab"},
     "cli": _PARTS
-    | {"node", "storage", "trusted", "runtime", "rpc", "client", "audit", "sim", "model", "torment", "cli"},
+    | {"node", "storage", "trusted", "runtime", "rpc", "client", "audit", "sim", "model", "torment", "lab"}
+    | {"cli"},
 }
 
 PURE = ("core", "protocols", "node", "mempool", "seal", "execution", "types", "errors", "wire")

@@ -70,8 +70,11 @@ class NodeLink:
         *,
         received: Callable[[int, list[Any]], None],
         up: Callable[[int], None],
+        raw: bool = False,
     ) -> None:
         self.member = member
+        self.raw = raw
+        """Deliver frames behind the welcome as bytes: the receiver compares before it decodes."""
         self.problem = "not tried yet"
         self._chain_id = chain_id
         self._tls = tls
@@ -173,8 +176,13 @@ class _Wire(asyncio.Protocol):
         if self.closed.done():
             return
         try:
-            messages = [client_codec.decode(frame) for frame in self._frames.feed(data)]
-            if messages and not self.welcomed.done():
+            messages: list[Any] = list(self._frames.feed(data))
+            fresh = messages and not self.welcomed.done()
+            if not self._link.raw:
+                messages = [client_codec.decode(frame) for frame in messages]
+            elif fresh:
+                messages[0] = client_codec.decode(messages[0])
+            if fresh:
                 first = messages[0]
                 if not isinstance(first, Welcome):
                     raise PeerFault("no_welcome", "it does not begin with a welcome")

@@ -1,0 +1,1 @@
+"""The laboratory: benchmarks and experiments on clusters that run as users run them."""

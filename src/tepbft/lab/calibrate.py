@@ -1,0 +1,103 @@
+"""How long one signature takes here and now, with every core busy: what the limit is made of.
+
+    python -m tepbft.lab.calibrate SCHEME NODES SECONDS
+
+A machine that runs one verification per core at once is slower at each than an idle one (shared caches,
+lower clocks). The limit uses the time under load, taken in the same run, before and after it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from statistics import median
+
+import msgspec
+from msgspec import Struct
+
+from tepbft.client.credentials import new_credentials
+from tepbft.core.block import Request, request_digest
+from tepbft.crypto.schemes import SCHEMES, scheme_named
+from tepbft.errors import TepbftError
+from tepbft.lab.usage import cores
+
+BATCH = 256
+START_DELAY_S = 0.8
+
+
+class SignatureCost(Struct, frozen=True):
+    """Microseconds of one core per signature made, and per signature verified as a node does it."""
+
+    verify_us: float
+    sign_us: float
+
+
+def measure(scheme_name: str, nodes: int, seconds: float, begin_s: float) -> SignatureCost:
+    """On this core: a batch at a time, the median of the batches. Begins at `begin_s` (monotonic)."""
+    scheme = scheme_named(scheme_name)
+    credentials = new_credentials(scheme_name, "calibration")
+    chain_id = bytes(32)
+    keys = None
+    if scheme.node_mac_keys is not None:
+        keys = {credentials.client: scheme.node_mac_keys(credentials.secret, credentials.client, 0)}
+    verifier = scheme.verifier([credentials.registration()], node=0, mac_keys=keys)
+    signer = scheme.signer(credentials.secret, nodes)
+    digests = [request_digest(chain_id, credentials.client, 1, seq, bytes(100)) for seq in range(BATCH)]
+    time.sleep(max(0.0, begin_s - time.monotonic()))
+    signing, verifying = [], []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(verifying) < 3:
+        started = time.perf_counter()
+        auths = [signer.sign(digest) for digest in digests]
+        signed = time.perf_counter()
+        requests = [Request(credentials.client, 1, seq, b"", auth) for seq, auth in enumerate(auths)]
+        checked = time.perf_counter()
+        for _ in range(4):
+            if verifier.verify(digests, requests):
+                raise TepbftError("calibration", "a good signature did not verify", "Check the installation.")
+        verifying.append((time.perf_counter() - checked) / (4 * BATCH) * 1e6)
+        signing.append((signed - started) / BATCH * 1e6)
+    return SignatureCost(median(verifying), median(signing))
+
+
+def calibrate(scheme: str, nodes: int, seconds: float = 1.0) -> SignatureCost:
+    """Measured on all cores at once; the mean over the cores. TepbftError if a process fails."""
+    if scheme not in SCHEMES or scheme == "none":
+        return SignatureCost(0.0, 0.0)
+    begin = time.monotonic() + START_DELAY_S
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tepbft.lab.calibrate", scheme, str(nodes), str(seconds), str(begin)],
+            stdout=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+        )
+        for _ in range(cores())
+    ]
+    found = []
+    try:
+        for process in processes:
+            output, _ = process.communicate(timeout=60 + seconds)
+            if process.returncode:
+                raise TepbftError("calibration", "a process failed", "Run it again with a free machine.")
+            found.append(msgspec.json.decode(output, type=SignatureCost))
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+    count = len(found)
+    return SignatureCost(
+        sum(cost.verify_us for cost in found) / count, sum(cost.sign_us for cost in found) / count
+    )
+
+
+def main() -> int:
+    """One core's share of `calibrate`."""
+    scheme, nodes, seconds, begin = sys.argv[1:5]
+    print(msgspec.json.encode(measure(scheme, int(nodes), float(seconds), float(begin))).decode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

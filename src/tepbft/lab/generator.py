@@ -1,0 +1,525 @@
+"""The load generator: a process of its own that plays many clients over one connection per node.
+
+    python -m tepbft.lab.generator        (a job as JSON on standard input)
+
+It signs in advance, connects, says `ready`, and begins when told. Closed loop: every client has
+`pipeline` requests outstanding and sends the next one when one is answered. Open loop: requests are
+due at a fixed rate whatever the cluster does, and latency counts from when a request was *due*, so a
+stall is not hidden by requests that were never sent (coordinated omission). An answer counts when f+1
+nodes gave the same bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import resource
+import sys
+import time
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import msgspec
+import uvloop
+from msgspec import Struct
+
+from tepbft import wire
+from tepbft.client.credentials import load_credentials, load_genesis
+from tepbft.client.link import NodeLink, client_tls
+from tepbft.core.block import OK, REFUSED
+from tepbft.core.quorum import quorums
+from tepbft.errors import PeerFault, TepbftError
+from tepbft.lab.blocks import BlockMatcher, split_view
+from tepbft.lab.histogram import Histogram
+from tepbft.lab.supply import Supply
+
+CONNECT_TIMEOUT_S = 15.0
+RETRY_US = 400_000
+"""First repetition of a request, to all nodes; each further one waits twice as long, up to 8 s."""
+BUSY_US = 20_000
+"""How long a closed-loop client waits before it repeats what was declined as BUSY."""
+SWEEP_S = 0.05
+PACE_S = 0.001
+FRAME_REQUESTS = 2048
+TIMELINE_US = 100_000
+
+
+class Job(Struct, forbid_unknown_fields=True):
+    """What one generator does. Times in seconds."""
+
+    cluster: str
+    clients: list[str]
+    app: str
+    payload: int
+    pipeline: int
+    rate: float
+    """Requests per second that are due; 0 for a closed loop."""
+    warmup_s: float
+    seconds: float
+    drain_s: float
+    transactions: int
+    """End the window after so many answers, if that comes before `seconds` are over; 0: do not."""
+    prepare: int
+    """Requests of each client to sign in advance."""
+    seed: int
+
+
+class Report(Struct, forbid_unknown_fields=True):
+    """What came of it, within the measured window unless it says otherwise."""
+
+    committed: int
+    refused: int
+    """Of the committed: operations that the application declined."""
+    shed: int
+    """Open loop: requests that were due and declined as BUSY, or that found no client with room."""
+    busy: int
+    """Closed loop: repetitions after a BUSY."""
+    retransmitted: int
+    due: int
+    """Open loop: requests that were due in the window."""
+    late_ms: float
+    """Open loop: how far the generator itself fell behind its schedule, at most."""
+    window_s: float
+    """How long the window was."""
+    outstanding: int
+    """Requests without an answer when the drain ended."""
+    signed_live: int
+    cpu_s: float
+    """CPU time of this process in the window."""
+    buckets: list[tuple[int, int]]
+    min_us: int
+    max_us: int
+    sum_us: int
+    gap_ms: float
+    """The longest time without any answer in the window."""
+    timeline: list[int]
+    """Answers per 100 ms since the window began, the drain included."""
+    errors: list[str]
+
+
+class _Outstanding:
+    """A request that was sent."""
+
+    __slots__ = ("attempts", "due_us", "raw", "retry_us")
+
+    def __init__(self, raw: bytes, due_us: int, now_us: int) -> None:
+        self.raw = raw
+        self.due_us = due_us
+        self.retry_us = now_us + RETRY_US
+        self.attempts = 0
+
+
+class _Client:
+    """One client: its requests, and which of them are under way."""
+
+    __slots__ = ("free", "index", "outstanding", "supply")
+
+    def __init__(self, index: int, supply: Supply) -> None:
+        self.index = index
+        self.supply = supply
+        self.outstanding: dict[int, _Outstanding] = {}
+        self.free: dict[int, bytes] = {}
+        """Requests that were declined and may be sent again for a later arrival, by number."""
+
+
+def now_us() -> int:
+    """The system-wide monotonic clock, microseconds."""
+    return time.monotonic_ns() // 1000
+
+
+class Generator:
+    """One run of one process."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        root = Path(job.cluster)
+        self.genesis = genesis = load_genesis(root / "genesis.json")
+        sizes = quorums(len(genesis.members))
+        self._n = sizes.n
+        self._window = genesis.parameters.client_window
+        session = time.time_ns() // 1000
+        self._clients: list[_Client] = []
+        for index, name in enumerate(job.clients):
+            credentials = load_credentials(root / "clients" / f"{name}.json")
+            seed = f"{job.seed}/{name}"
+            supply = Supply(genesis, credentials, session, job.app, job.payload, seed)
+            self._clients.append(_Client(index, supply))
+        self._by_id = {client.supply.client: client for client in self._clients}
+        self._session = session
+        self._matcher = BlockMatcher(sizes.f + 1)
+        self._links: list[NodeLink] = []
+        self._introduced: list[set[int]] = [set() for _ in range(self._n)]
+        self._primary = 0
+        self._offset = 0
+        self._view = 0
+        self._outbox: list[tuple[int, bytes]] = []
+        self._repeats: list[bytes] = []
+        self._flushing = False
+        empty = wire.encode(wire.Submit(genesis.chain_id, []))
+        self._prefix = empty[:-1]
+        self._issuing = False
+        self._turn = 0
+        self._begin_us = self._end_us = 0
+        self._over = asyncio.Event()
+        self._last_us = 0
+        self._due = self._shed = self._busy = self._retransmitted = 0
+        self._issued_open = 0
+        self._late_us = 0
+        self._committed = self._refused = 0
+        self._gap_us = 0
+        self._timeline: list[int] = []
+        self._errors: list[str] = []
+        self._delayed: list[tuple[int, _Client, int]] = []
+        self.histogram = Histogram()
+
+    def prepare(self) -> None:
+        """Sign in advance."""
+        for client in self._clients:
+            client.supply.prepare(self.job.prepare)
+
+    # --- connections --------------------------------------------------------------------------
+
+    async def connect(self) -> list[asyncio.Task[None]]:
+        """Links to all nodes; TepbftError if too few of them answer."""
+        rng, tls, loop = Random(self.job.seed), client_tls(), asyncio.get_running_loop()
+        for member in self.genesis.members:
+            self._links.append(
+                NodeLink(
+                    self.genesis.chain_id,
+                    member,
+                    tls,
+                    rng,
+                    received=self._received,
+                    up=self._up,
+                    raw=True,
+                )
+            )
+        tasks = [loop.create_task(link.run()) for link in self._links]
+        deadline = time.monotonic() + CONNECT_TIMEOUT_S
+        needed = quorums(self._n).commit
+        settle = time.monotonic() + 1.0
+        while time.monotonic() < deadline:
+            up = sum(link.connected for link in self._links)
+            if up == self._n or (up >= needed and time.monotonic() >= settle):
+                return tasks
+            await asyncio.sleep(0.02)
+        raise TepbftError("load generator", f"fewer than {needed} nodes answer", "Look into the nodes' logs.")
+
+    def _up(self, node: int) -> None:
+        self._introduced[node].clear()
+
+    def _received(self, node: int, frames: list[Any]) -> None:
+        for data in frames:
+            try:
+                self._frame(node, data)
+            except PeerFault as fault:
+                self._error(f"node {node}: {fault}")
+        self._schedule()
+
+    def _frame(self, node: int, data: bytes | wire.Welcome) -> None:
+        if isinstance(data, wire.Welcome):
+            if data.view >= self._view:
+                self._offset = (data.primary - data.view) % self._n
+                self._note_view(data.view)
+            return
+        parts = split_view(data)
+        if parts is None:
+            message = wire.client_codec.decode(data)
+            if isinstance(message, wire.NotAdmitted):
+                for client, session, seq, code in message.requests:
+                    if session == self._session:
+                        self._declined(node, client, seq, code)
+            return
+        if parts[0] > self._view:
+            self._note_view(parts[0])
+        outcome = self._matcher.add(node, data)
+        if outcome is not None:
+            self._settle(outcome)
+
+    def _note_view(self, view: int) -> None:
+        self._view = view
+        self._primary = (view + self._offset) % self._n
+
+    # --- answers ------------------------------------------------------------------------------
+
+    def _settle(self, outcome: wire.Outcome) -> None:
+        now = now_us()
+        counted = 0
+        waited: dict[int, int] = {}
+        by_id, session, closed = self._by_id, self._session, self.job.rate <= 0
+        again: list[_Client] = []
+        for receipt in outcome.receipts:
+            client = by_id.get(receipt.client)
+            if client is None or receipt.session != session:
+                continue
+            found = client.outstanding.pop(receipt.seq, None)
+            if found is None:
+                continue
+            status = receipt.status
+            if status == REFUSED:
+                self._refused += 1
+            elif status != OK:
+                self._error(f"request {receipt.seq} came to status {status}")
+                continue
+            counted += 1
+            waited[found.due_us] = waited.get(found.due_us, 0) + 1
+            again.append(client)
+        if counted:
+            self._count(counted, waited, now)
+        if closed and self._issuing:
+            for client in again:
+                self._issue(client, now, now)
+
+    def _count(self, counted: int, waited: dict[int, int], now: int) -> None:
+        begin, end = self._begin_us, self._end_us
+        if now < begin:
+            return
+        slot = (now - begin) // TIMELINE_US
+        timeline = self._timeline
+        if slot >= len(timeline):
+            timeline.extend([0] * (slot + 1 - len(timeline)))
+        timeline[slot] += counted
+        if now > end:
+            return
+        self._gap_us = max(self._gap_us, now - self._last_us)
+        self._last_us = now
+        self._committed += counted
+        record = self.histogram.record
+        for due_us, count in waited.items():
+            record(now - due_us, count)
+        if self.job.transactions and self._committed >= self.job.transactions:
+            self._end_us = now
+            self._over.set()
+
+    def _declined(self, node: int, client_id: bytes, seq: int, code: str) -> None:
+        client = self._by_id.get(client_id)
+        if client is None or seq not in client.outstanding or node != self._primary:
+            return
+        if code not in ("busy", "out_of_window"):  # the latter: the primary executes behind the others
+            self._error(f"declined as {code}")
+            return
+        if self.job.rate > 0:
+            found = client.outstanding.pop(seq)
+            client.free[seq] = found.raw
+            self._count_shed()
+        else:
+            self._busy += 1
+            self._delayed.append((now_us() + BUSY_US, client, seq))
+
+    def _count_shed(self) -> None:
+        if self._begin_us <= now_us() <= self._end_us:
+            self._shed += 1
+
+    def _error(self, text: str) -> None:
+        if len(self._errors) < 10:
+            self._errors.append(text)
+
+    # --- requests -----------------------------------------------------------------------------
+
+    def _room(self, client: _Client) -> bool:
+        """True if the client may send its next number: the window counts from its oldest open one."""
+        outstanding = client.outstanding
+        if len(outstanding) >= self._window:
+            return False
+        if client.free or not outstanding:
+            return True
+        return client.supply.taken - next(iter(outstanding)) < self._window - 1
+
+    def _issue(self, client: _Client, due_us: int, now: int) -> None:
+        if client.free:
+            seq = min(client.free)
+            raw = client.free.pop(seq)
+            # Kept in ascending order: the first one tells how far the window reaches.
+            newer = {
+                number: client.outstanding.pop(number) for number in list(client.outstanding) if number > seq
+            }
+            client.outstanding[seq] = _Outstanding(raw, due_us, now)
+            client.outstanding.update(newer)
+        else:
+            if not self._room(client):
+                return
+            seq, raw = client.supply.take()
+            client.outstanding[seq] = _Outstanding(raw, due_us, now)
+        self._outbox.append((client.index, raw))
+
+    def _schedule(self) -> None:
+        if not self._flushing and (self._outbox or self._repeats):
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Everything new to the primary; to the others what introduces its client; repeats to all."""
+        self._flushing = False
+        outbox, repeats = self._outbox, self._repeats
+        self._outbox, self._repeats = [], []
+        size = len(self._clients)
+        lost = not self._links[self._primary].connected
+        for node, link in enumerate(self._links):
+            known = self._introduced[node]
+            if node == self._primary or lost:  # without a primary everybody is told, and may complain
+                raws = [raw for _, raw in outbox]
+                indices = [index for index, _ in outbox] if len(known) < size else []
+            elif len(known) < size:
+                fresh = [(index, raw) for index, raw in outbox if index not in known]
+                raws, indices = [raw for _, raw in fresh], [index for index, _ in fresh]
+            else:
+                raws, indices = [], []
+            if self._send(link, raws + repeats):
+                known.update(indices)
+
+    def _send(self, link: NodeLink, raws: list[bytes]) -> bool:
+        sent = True
+        for start in range(0, len(raws), FRAME_REQUESTS):
+            part = raws[start : start + FRAME_REQUESTS]
+            count = len(part)
+            head = bytes([0x90 | count]) if count < 16 else b"\xdc" + count.to_bytes(2, "big")
+            sent = link.send(wire.frame(b"".join((self._prefix, head, *part)))) and sent
+        return sent
+
+    # --- time ---------------------------------------------------------------------------------
+
+    async def run(self, begin_us: int) -> Report:
+        """Warm-up from `begin_us` on, the window, the drain."""
+        job = self.job
+        self._begin_us = self._last_us = begin_us + int(job.warmup_s * 1e6)
+        self._end_us = self._begin_us + int(job.seconds * 1e6)
+        await asyncio.sleep(max(0.0, (begin_us - now_us()) / 1e6))
+        self._issuing = True
+        sweeper = asyncio.get_running_loop().create_task(self._sweep())
+        pacer = None
+        if job.rate > 0:
+            pacer = asyncio.get_running_loop().create_task(self._pace(begin_us))
+        else:
+            now = now_us()
+            for _ in range(job.pipeline):
+                for client in self._clients:
+                    self._issue(client, now, now)
+            self._schedule()
+        await asyncio.sleep(max(0.0, (self._begin_us - now_us()) / 1e6))
+        _say({"event": "begin"})
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, (self._end_us - now_us()) / 1e6)):
+                await self._over.wait()
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        _say({"event": "end"})
+        self._gap_us = max(self._gap_us, self._end_us - self._last_us)
+        self._issuing = False
+        deadline = now_us() + int(job.drain_s * 1e6)
+        while any(client.outstanding for client in self._clients) and now_us() < deadline:
+            await asyncio.sleep(0.02)
+        for task in (sweeper, pacer):
+            if task is not None:
+                task.cancel()
+        cpu = after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime
+        return self._report(cpu)
+
+    async def _pace(self, begin_us: int) -> None:
+        """Open loop: issue what is due, at the moment it is due or as soon after as possible."""
+        rate, clients = self.job.rate, self._clients
+        while self._issuing:
+            now = now_us()
+            target = int((now - begin_us) * rate / 1e6)
+            while self._issued_open < target:
+                due_us = begin_us + int(self._issued_open * 1e6 / rate)
+                self._late_us = max(self._late_us, now - due_us) if due_us >= self._begin_us else 0
+                self._issued_open += 1
+                if self._begin_us <= due_us <= self._end_us:
+                    self._due += 1
+                for _ in range(len(clients)):
+                    client = clients[self._turn]
+                    self._turn = (self._turn + 1) % len(clients)
+                    if self._room(client):
+                        self._issue(client, due_us, now)
+                        break
+                else:
+                    self._count_shed()
+            self._schedule()
+            await asyncio.sleep(PACE_S)
+
+    async def _sweep(self) -> None:
+        """Repeat what was declined, and what nobody answers."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            now = now_us()
+            waiting, self._delayed = self._delayed, []
+            for at_us, client, seq in waiting:
+                found = client.outstanding.get(seq)
+                if at_us > now:
+                    self._delayed.append((at_us, client, seq))
+                elif found is not None:
+                    found.retry_us = now + RETRY_US
+                    self._outbox.append((client.index, found.raw))
+            for client in self._clients:
+                for found in client.outstanding.values():
+                    if now >= found.retry_us:
+                        found.attempts += 1
+                        found.retry_us = now + RETRY_US * min(20, 2**found.attempts)
+                        self._retransmitted += 1
+                        self._repeats.append(found.raw)
+            self._schedule()
+
+    def _report(self, cpu_s: float) -> Report:
+        histogram = self.histogram
+        return Report(
+            committed=self._committed,
+            refused=self._refused,
+            shed=self._shed,
+            busy=self._busy,
+            retransmitted=self._retransmitted,
+            due=self._due,
+            late_ms=self._late_us / 1000,
+            window_s=(self._end_us - self._begin_us) / 1e6,
+            outstanding=sum(len(client.outstanding) for client in self._clients),
+            signed_live=sum(client.supply.signed_live for client in self._clients),
+            cpu_s=cpu_s,
+            buckets=histogram.pairs(),
+            min_us=histogram.min_us,
+            max_us=histogram.max_us,
+            sum_us=histogram.sum_us,
+            gap_ms=self._gap_us / 1000,
+            timeline=self._timeline,
+            errors=self._errors,
+        )
+
+
+# --- the process ----------------------------------------------------------------------------------
+
+
+def _say(record: dict[str, Any]) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(record) + b"\n")
+    sys.stdout.flush()
+
+
+async def _serve(job: Job) -> None:
+    generator = Generator(job)
+    generator.prepare()
+    tasks = await generator.connect()
+    gc.collect()
+    gc.freeze()  # the prepared requests are not garbage and need not be looked at again
+    _say({"event": "ready"})
+    line = await asyncio.to_thread(sys.stdin.buffer.readline)
+    if not line.strip():
+        return
+    report = await generator.run(int(line))
+    for task in tasks:
+        task.cancel()
+    _say({"event": "report", "report": msgspec.to_builtins(report)})
+
+
+def main() -> int:
+    """Read a job, do it; exit code 0 if a report was made."""
+    try:
+        job = msgspec.json.decode(sys.stdin.buffer.readline(), type=Job)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(job))
+    except TepbftError as error:
+        _say({"event": "error", "thing": error.thing, "reason": error.reason, "remedy": error.remedy})
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

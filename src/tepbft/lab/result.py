@@ -1,0 +1,67 @@
+"""What a benchmark found. The JSON keys are a contract: scripts and reports read them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from tepbft.lab.options import BenchOptions
+
+
+class BenchResult(Struct, frozen=True, kw_only=True):
+    """Figures of one run, over the measured window."""
+
+    options: BenchOptions
+    tps: float
+    """Requests per second whose outcome f+1 nodes reported alike."""
+    latency_ms: dict[str, float]
+    """p50, p95, p99, max, mean. Open loop: from when the request was due."""
+    limit_tps: float | None
+    """cores / (n * t_verify), with t_sign added where clients signed during the run; None for `none`."""
+    ratio: float | None
+    """tps / limit_tps."""
+    t_verify_us: float
+    t_sign_us: float
+    signed_live: int
+    cpu_us_per_tx_per_replica: float
+    """CPU time of nodes and trusted components, per request and node."""
+    trusted_cpu_us_per_tx_per_replica: float
+    """The trusted components' part of it."""
+    load_cpu_us_per_tx: float
+    rss_mb_max: float
+    rss_series: list[tuple[float, int]]
+    disk_bytes_per_tx: float
+    """Growth of one node's store per request."""
+    messages_per_tx: dict[str, float]
+    """Sent by all nodes together, by type, to nodes and clients."""
+    bytes_per_tx: dict[str, float]
+    view_changes: int
+    gap_ms: float
+    """The longest time in the window without any answer."""
+    replicas_agree: bool
+    committed: int
+    refused: int
+    shed: int
+    busy: int
+    due: int
+    lost: int
+    """Requests that were still without an answer when the drain ended."""
+    retransmitted: int
+    limited_by_client: bool
+    """True: the load could not be generated fast enough. `tps` is then no peak of the cluster."""
+    seconds: float
+    timeline: list[int]
+    """Answers per 100 ms, from the beginning of the window."""
+    cores: int
+    machine: dict[str, Any]
+    verification: str
+    errors: list[str]
+    started_at: str
+    commit: str
+
+    def record(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        found: dict[str, Any] = msgspec.to_builtins(self)
+        return found

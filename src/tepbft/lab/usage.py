@@ -1,0 +1,65 @@
+"""What processes have used, as the operating system counts it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+from msgspec import Struct
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class Usage(Struct, frozen=True):
+    """Of one process: CPU seconds so far (user and system), resident bytes now."""
+
+    cpu_s: float
+    rss_bytes: int
+
+
+def usage(pid: int) -> Usage | None:
+    """None once the process is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return Usage((int(fields[11]) + int(fields[12])) / _TICKS, int(fields[21]) * _PAGE)
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes that the files below a folder occupy on disk."""
+    total = 0
+    for path, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.stat(os.path.join(path, name)).st_blocks * 512
+            except OSError:
+                continue  # it was replaced meanwhile
+    return total
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def machine() -> dict[str, object]:
+    """What a reader of figures must know about where they were taken."""
+    model = ""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+        memory_kb = int(Path("/proc/meminfo").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        memory_kb = 0
+    return {
+        "cpu": model or platform.processor(),
+        "cores": cores(),
+        "memory_gib": round(memory_kb / (1 << 20), 1),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()}",
+    }
