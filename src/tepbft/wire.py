@@ -127,6 +127,8 @@ class ProvenReceipt(Struct, array_like=True, frozen=True, tag=6):
     receipt: Receipt
     index: U32
     count: U32
+    neighbours: Annotated[list[Receipt], Meta(max_length=64)]
+    """The other receipts of its group, as they stand in the tree (see `core.receipt_tree`)."""
     path: Annotated[list[Digest], Meta(max_length=32)]
     headers: Annotated[list[Header], Meta(min_length=1, max_length=4096)]
     """From the receipt's height to the certified one, consecutive."""

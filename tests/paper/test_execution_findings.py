@@ -209,7 +209,7 @@ def test_i12_s41_every_interleaving_of_retransmissions_executes_exactly_once(ord
     for start in range(0, len(order), size):
         executed = replica.run([ask(seq, b"+%d" % seq) for seq in order[start : start + size]])
         for height, receipt in executed.replies:
-            replies.setdefault(receipt.seq, set()).add((height, receipt.leaf()))
+            replies.setdefault(receipt.seq, set()).add((height, receipt.digest()))
         if start % 2:
             replica.install()
     assert all(replica.value(b"%d" % seq) == b"1" for seq in range(1, WINDOW + 1))
@@ -245,7 +245,8 @@ def test_a40_reception_decides_nothing():
     """A-40: replicas that heard of different requests execute a block alike."""
     one, two = Replica(), Replica()
     for seq in (1, 5, 99):
-        two.executor.classify(ask(seq), digest_of(CHAIN, ask(seq)))
+        one_more = ask(seq)
+        two.executor.classify(one_more.client, 1, seq, digest_of(CHAIN, one_more))
     assert one.run([ask(5), ask(1)]) == two.run([ask(5), ask(1)])
 
 
@@ -323,9 +324,9 @@ def test_a71_requests_of_vanished_blocks_are_batched_anew():
     backup = Mempool(MempoolOptions())
     blocks = [[ask(1), ask(2)], [ask(3)], [ask(1, client=BOB)]]
     for now, block in enumerate(blocks):
-        backup.register_block(block, [digest_of(CHAIN, r) for r in block], now)
+        backup.register_block(b"%d" % now, block, [digest_of(CHAIN, r) for r in block], now)
     assert backup.take(10, 1 << 20).requests == []
-    backup.reset_in_flight([(r.client, r.session, r.seq) for r in blocks[1]])
+    backup.reset_in_flight([(r.client, r.session, r.seq) for r in blocks[1]], [b"1"])
     assert {(r.client, r.seq) for r in backup.take(10, 1 << 20).requests} == {
         (ALICE, 1),
         (ALICE, 2),
@@ -337,7 +338,7 @@ def test_a23_an_accepted_request_keeps_its_timer_until_it_executes():
     """A-23, CE4: being proposed, even being agreed above a hole, stops no timer."""
     backup = Mempool(MempoolOptions())
     admit(backup, [ask(1)], now_ms=10)
-    backup.register_block([ask(1), ask(2)], [digest_of(CHAIN, ask(s)) for s in (1, 2)], 500)
+    backup.register_block(b"block", [ask(1), ask(2)], [digest_of(CHAIN, ask(s)) for s in (1, 2)], 500)
     assert backup.overdue(1010, 1000)
     backup.executed((ALICE, 1, 1), 1010)
     assert not backup.overdue(1499, 1000) and backup.overdue(1500, 1000)

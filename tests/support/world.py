@@ -68,6 +68,16 @@ class Host:
         return self.node is not None
 
 
+SMALL = {
+    "window": 16,
+    "checkpoint_interval": 1,
+    "snapshot_interval": 256,
+    "block_requests": 256,
+    "keep_blocks": 1024,
+}
+"""Small worlds show more of the protocol: a checkpoint for every block, unless a test says otherwise."""
+
+
 class World:
     """n hosts, a network and a client."""
 
@@ -110,7 +120,7 @@ class World:
             nonce=seed.to_bytes(8, "little"),
             members=tuple(self._member(host) for host in self.hosts),
             clients=tuple(self.scheme.register(s, f"client{i:02}") for i, s in enumerate(self.secrets)),
-            parameters=Parameters(**parameters),
+            parameters=Parameters(**(SMALL | parameters)),
         )
         self.chain_id = self.genesis.chain_id
         self.verifier = UiVerifier(self.chain_id)

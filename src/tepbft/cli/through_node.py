@@ -93,7 +93,7 @@ def submit_through(
         height=verified.height,
         status=verified.status,
         result=verified.result,
-        receipt_digest=proof.receipt.leaf(),
+        receipt_digest=proof.receipt.digest(),
         nodes=(node,),
         latency_ms=(time.monotonic() - started) * 1000,
         proven=True,

@@ -83,7 +83,7 @@ class Outcome(Struct, frozen=True):
     result: bytes
     """The application's answer, or why it refused (UTF-8)."""
     receipt_digest: bytes
-    """Leaf hash of the receipt; empty if it was not admitted."""
+    """`Receipt.digest`; empty if it was not admitted."""
     nodes: tuple[int, ...]
     """Who said so: f+1 nodes, or one with a proof."""
     latency_ms: float

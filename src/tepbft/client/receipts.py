@@ -17,8 +17,8 @@ from tepbft.core.admission import AdmissionRule, OperatorSignature
 from tepbft.core.block import Header, request_digest
 from tepbft.core.configuration import Configuration, Genesis
 from tepbft.core.links import follow_link
+from tepbft.core.receipt_tree import check_receipt
 from tepbft.core.verification import Verifier, check_checkpoint_certificate
-from tepbft.crypto.hash import merkle_check
 from tepbft.errors import PeerFault, TepbftError
 from tepbft.trusted.verify import UiVerifier
 from tepbft.wire import ProvenReceipt
@@ -77,7 +77,9 @@ def verify_receipt(
     header = proof.headers[0]
     if header.height <= genesis.base_height:
         raise ReceiptRefused("headers", f"there is no block at height {header.height} of this chain")
-    if not merkle_check(proof.receipt.leaf(), proof.index, proof.count, proof.path, header.receipts_root):
+    if not check_receipt(
+        proof.receipt, proof.index, proof.count, proof.neighbours, proof.path, header.receipts_root
+    ):
         raise ReceiptRefused("position", f"it does not stand where it says in block {header.height}")
     head = _check_headers(proof.headers)
     cfg = _follow_links(genesis, proof, verifier, admission or OperatorSignature(verifier))

@@ -280,7 +280,7 @@ class Session:
                 height=height,
                 status=receipt.status,
                 result=receipt.result,
-                receipt_digest=receipt.leaf(),
+                receipt_digest=receipt.digest(),
                 nodes=nodes,
                 latency_ms=now_ms - pending.submitted_ms,
                 proven=proven,

@@ -9,6 +9,7 @@ The chain is built over executed headers, which are what CHECKPOINTs sign.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Annotated
 
@@ -33,6 +34,7 @@ from tepbft.types import (
 NORMAL, NULL, CONFIG = 0, 1, 2
 """Block kinds: client requests; a gap filled by a view change; one configuration change, alone."""
 
+_REQUEST_PREFIX = b"TEP1/REQ"
 _REQUEST_HEAD = struct.Struct("<QQI")
 _BLOCK_HEAD = struct.Struct("<IQBQI")
 _HEADER_HEAD = struct.Struct("<QQ")
@@ -50,12 +52,27 @@ class Request(Struct, array_like=True, frozen=True, gc=False):
 
 def request_digest(chain_id: bytes, client: bytes, session: int, seq: int, op: bytes) -> bytes:
     """The 32 bytes that a client signs and by which replies name the request (A3.1)."""
-    return sha256(b"TEP1/REQ" + chain_id + client + _REQUEST_HEAD.pack(session, seq, len(op)) + op).digest()
+    return sha256(
+        _REQUEST_PREFIX + chain_id + client + _REQUEST_HEAD.pack(session, seq, len(op)) + op
+    ).digest()
 
 
 def digest_of(chain_id: bytes, request: Request) -> bytes:
     """`request_digest` of a decoded request."""
     return request_digest(chain_id, request.client, request.session, request.seq, request.op)
+
+
+def request_digests(chain_id: bytes, requests: Sequence[Request]) -> list[bytes]:
+    """`digest_of` each, in order."""
+    prefix, pack = _REQUEST_PREFIX + chain_id, _REQUEST_HEAD.pack
+    return [
+        sha256(
+            b"".join(
+                (prefix, request.client, pack(request.session, request.seq, len(request.op)), request.op)
+            )
+        ).digest()
+        for request in requests
+    ]
 
 
 _RequestList = Annotated[list[Request], Meta(max_length=MAX_BLOCK_REQUESTS)]
@@ -113,7 +130,7 @@ def null_block(cfg: int, height: Height) -> Block:
 
 class Header(Struct, array_like=True, frozen=True, gc=False):
     """The executed header: what a height became. `state_root` and `clients_root` are chains
-    over per-block change digests; `receipts_root` is a Merkle root, one leaf per request;
+    over per-block change digests; `receipts_root` is that of `core.receipt_tree`;
     `snapshot_root` is a Merkle root over snapshot chunks at snapshot heights, else zero."""
 
     height: U64
@@ -153,7 +170,7 @@ _RECEIPT_HEAD = struct.Struct("<QQBI")
 
 
 class Receipt(Struct, array_like=True, frozen=True, gc=False):
-    """The outcome of one request of a block: what a client is told, and one leaf of `receipts_root`."""
+    """The outcome of one request of a block: what a client is told, and what `receipts_root` commits to."""
 
     client: ClientId
     session: U64
@@ -162,10 +179,10 @@ class Receipt(Struct, array_like=True, frozen=True, gc=False):
     status: U8
     result: Annotated[bytes, Meta(max_length=MAX_BLOCK_BYTES)]
 
-    def leaf(self) -> bytes:
-        """Leaf hash under `receipts_root`."""
+    def digest(self) -> bytes:
+        """Names this outcome: SHA-256 over everything in it."""
         return sha256(
-            b"\x00TEP1/RCT"
+            b"TEP1/RCT"
             + self.client
             + _RECEIPT_HEAD.pack(self.session, self.seq, self.status, len(self.result))
             + self.request_digest

@@ -184,18 +184,18 @@ class RegisteredClient(Struct, array_like=True, frozen=True):
 class Parameters(Struct, frozen=True, forbid_unknown_fields=True):
     """What all nodes must agree on (A11). Local knobs are in the node's own TOML."""
 
-    window: int = 16
+    window: int = 32
     """BL: blocks in flight above the stable checkpoint, 1..256, at least 2K."""
-    checkpoint_interval: int = 1
+    checkpoint_interval: int = 8
     """K."""
-    snapshot_interval: int = 256
+    snapshot_interval: int = 4096
     """Blocks between snapshots; a multiple of K."""
-    block_requests: int = 256
+    block_requests: int = 1024
     block_bytes: int = 1 << 20
     client_window: int = 128
     """W: requests of one session that may be outstanding."""
     min_config_gap: int = 64
-    keep_blocks: int = 1024
+    keep_blocks: int = 8192
     """Bodies served to laggards before they are sent a snapshot instead."""
     strict_sequential: bool = False
     commit_carries_block: bool = False

@@ -37,6 +37,8 @@ class ClientRequests(Struct, frozen=True):
 
     connection: ConnectionId
     requests: Sequence[Request]
+    more: bool = False
+    """Further requests are at hand and follow at once: a block may wait for them."""
 
 
 class ConnectionClosed(Struct, frozen=True):

@@ -57,19 +57,24 @@ def merkle_path(leaves: Sequence[bytes], index: int) -> list[bytes]:
     return path
 
 
-def merkle_check(leaf: bytes, index: int, count: int, path: Sequence[bytes], root: bytes) -> bool:
-    """True iff `leaf` stands at `index` among `count` leaves under `root`."""
+def merkle_fold(leaf: bytes, index: int, count: int, path: Sequence[bytes]) -> bytes | None:
+    """The root that `path` leads to from `leaf` at `index` of `count`; None if it does not fit them."""
     if not 0 <= index < count:
-        return False
+        return None
     node, width, used = leaf, count, 0
     while width > 1:
         sibling = index ^ 1
         if sibling < width:
             if used >= len(path):
-                return False
+                return None
             other = path[used]
             used += 1
             node = sha256(b"\x01" + (other + node if index & 1 else node + other)).digest()
         index //= 2
         width = (width + 1) // 2
-    return used == len(path) and _bind_count(count, node) == root
+    return _bind_count(count, node) if used == len(path) else None
+
+
+def merkle_check(leaf: bytes, index: int, count: int, path: Sequence[bytes], root: bytes) -> bool:
+    """True iff `leaf` stands at `index` among `count` leaves under `root`."""
+    return merkle_fold(leaf, index, count, path) == root

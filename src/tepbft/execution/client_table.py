@@ -5,16 +5,19 @@ a bitmap of the decided numbers in (low, low+W]. The answers are kept for number
 (low-W, low+W]. All of it is state like the application's: tentative with its block,
 installed with it, part of snapshots, and changed at execution only (A-40).
 
-State keys: `c` + client holds (session, low, bitmap bytes); `c` + client + slot holds
-an answer (session, seq, height, request digest, status, result), slot = seq mod 2W,
-two bytes big-endian. 2W consecutive numbers never share a slot, so a block writes one
-small record per request instead of the whole entry. Records of a retired session
-stay until overwritten and are not answers any more.
+State keys: `c` + client holds (session, low, bitmap bytes, turn); `c` + client + slot holds
+the answers that one block gave to one client: (session, height, [(seq, request digest,
+status, result)]). So a block writes two records per client that it serves, however many
+of its requests it holds. Slots are used in turn, slot = turn mod 3W, two bytes big-endian:
+a record is overwritten 3W records later. By then nothing in it is an answer any more: the
+numbers executed after a kept number s lie in (low at that time, low now + W], and as s is
+kept, that is fewer than 3W numbers. What is left of a retired session is no answer either.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections import deque
+from typing import Annotated, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -28,24 +31,53 @@ EXECUTE = -1
 """`classify`: the request has not been executed yet and may be."""
 CACHED_ENTRIES = 1 << 16
 """Entries kept in memory; the rest is read when it is needed."""
+SLOTS_PER_WINDOW = 3
 
+Answer: TypeAlias = tuple[U64, Digest, U8, bytes]
+"""(seq, request digest, status, result)."""
 _encode = msgspec.msgpack.Encoder().encode
-_HeadRecord = tuple[U64, U64, Annotated[bytes, Meta(max_length=128)]]
-_AnswerRecord = tuple[U64, U64, U64, Digest, U8, bytes]
+_HeadRecord = tuple[U64, U64, Annotated[bytes, Meta(max_length=128)], U64]
+_AnswersRecord = tuple[U64, U64, list[Answer]]
 _decode_head = msgspec.msgpack.Decoder(_HeadRecord)
-_decode_answer = msgspec.msgpack.Decoder(_AnswerRecord)
+_decode_answers = msgspec.msgpack.Decoder(_AnswersRecord)
+
+
+class _Record(NamedTuple):
+    """A record of answers: its slot, and the least and the greatest number in it."""
+
+    slot: int
+    least: int
+    greatest: int
 
 
 class _Entry:
     """What must be known of a client to decide on its next request."""
 
-    __slots__ = ("bitmap", "low", "session")
+    __slots__ = ("bitmap", "low", "records", "session", "turn")
 
-    def __init__(self, session: int, low: int, bitmap: int) -> None:
+    def __init__(self, session: int, low: int, bitmap: int, turn: int) -> None:
         self.session = session
         self.low = low
         self.bitmap = bitmap
         """Bit i stands for number low + 1 + i."""
+        self.turn = turn
+        """Answer records written so far."""
+        self.records: deque[_Record] | None = None
+        """Where this session's answers stand, oldest first; made when one is first asked for, then kept
+        up to date."""
+
+
+class Lane:
+    """A client of the block at hand without gaps: its next number in order needs no more than a look at
+    this. Whoever wants to know more about the client lands it first, in `_entry`."""
+
+    __slots__ = ("answers", "expected", "session")
+
+    def __init__(self, session: int, expected: int, answers: list[Answer]) -> None:
+        self.session = session
+        self.expected = expected
+        """The number that is next."""
+        self.answers = answers
 
 
 class ClientTable:
@@ -55,16 +87,20 @@ class ClientTable:
         self._overlay = overlay
         self._window = window
         self._bitmap_bytes = (window + 7) // 8
+        self._slots = SLOTS_PER_WINDOW * window
         self._entries: dict[bytes, _Entry] = {}
         self._changed: dict[bytes, _Entry] = {}
-        self._writes: dict[bytes, bytes | None] = {}
+        self._answers: dict[bytes, list[Answer]] = {}
+        self._height: Height = 0
+        self.lanes: dict[bytes, Lane] = {}
+        """Clients whose requests come in order, within a block; see `Lane`."""
 
     # --- asking -------------------------------------------------------------------------------
 
     def classify(self, client: bytes, session: int, seq: int, request_digest: bytes) -> int:
         """EXECUTE, STALE, DUPLICATE, CONFLICT (a duplicate with another content whose answer is still
         known) or OUT_OF_WINDOW. Changes nothing."""
-        entry = self._entries.get(client) or self._load(client)
+        entry = self._entry(client)
         if session == entry.session:
             offset = seq - entry.low - 1
             if offset < 0 or (offset < self._window and entry.bitmap >> offset & 1):
@@ -81,7 +117,7 @@ class ClientTable:
 
     def is_decided(self, client: bytes, session: int, seq: int) -> bool:
         """True if no block can execute that request any more: done, or of a retired session."""
-        entry = self._entries.get(client) or self._load(client)
+        entry = self._entry(client)
         if session != entry.session:
             return session < entry.session or seq < 1
         offset = seq - entry.low - 1
@@ -89,83 +125,157 @@ class ClientTable:
 
     def outcome(self, client: bytes, session: int, seq: int) -> tuple[Height, Receipt] | None:
         """The kept answer to a request and the height at which it was executed."""
-        entry = self._entries.get(client) or self._load(client)
+        entry = self._entry(client)
         if session != entry.session or not entry.low - self._window < seq <= entry.low + self._window:
             return None
-        data = self._get(self._answer_key(client, seq))
+        for answer in self._answers.get(client, ()):
+            if answer[0] == seq:
+                return self._height, Receipt(client, session, *answer)
+        if entry.records is None:
+            entry.records = self._find_records(client, session)
+        for record in reversed(entry.records):
+            if record.least <= seq <= record.greatest:
+                found = self._look_up(client, session, seq, record.slot)
+                if found is not None:
+                    return found
+        return None
+
+    def _look_up(self, client: bytes, session: int, seq: int, slot: int) -> tuple[Height, Receipt] | None:
+        data = self._overlay.get(_answer_key(client, slot))
         if data is None:
             return None
-        try:
-            of_session, of_seq, height, request_digest, status, result = _decode_answer.decode(data)
-        except msgspec.MsgspecError:
-            raise ContractBroken(f"unreadable answer of client {client.hex()}") from None
-        if (of_session, of_seq) != (session, seq):
+        of_session, height, answers = _read_answers(client, data)
+        if of_session != session:
             return None
-        return height, Receipt(client, session, seq, request_digest, status, result)
+        for answer in answers:
+            if answer[0] == seq:
+                return height, Receipt(client, session, *answer)
+        return None
 
     # --- the executor's side ------------------------------------------------------------------
 
-    def record(self, height: Height, receipt: Receipt) -> None:
-        """A request that `classify` called EXECUTE was executed (or refused) at `height`."""
-        client, session, seq = receipt.client, receipt.session, receipt.seq
-        entry = self._entries[client]
-        if session > entry.session:
-            entry.session, entry.low, entry.bitmap = session, 0, 0
-        offset = seq - entry.low - 1
-        bitmap = entry.bitmap | 1 << offset
+    def begin_block(self, height: Height) -> None:
+        """What follows belongs to the block at `height`."""
+        self._height = height
+
+    def take_up(self, client: bytes, session: int, seq: int) -> list[Answer] | None:
+        """Mark a request as executed, if `classify` would call it EXECUTE: the list that its answer must
+        be appended to. None, and nothing has changed, if it would not."""
+        entry = self._entry(client)
+        low, bitmap = entry.low, entry.bitmap
+        if session != entry.session:
+            if session < entry.session:
+                return None
+            low = bitmap = 0
+        offset = seq - low - 1
+        if not 0 <= offset < self._window or bitmap >> offset & 1:
+            return None
+        if session != entry.session:
+            self._begin_session(client, entry, session)
+        bitmap |= 1 << offset
         if bitmap & 1:
             decided = (bitmap ^ (bitmap + 1)).bit_length() - 1  # number of trailing ones
-            entry.low += decided
+            entry.low = low + decided
             bitmap >>= decided
         entry.bitmap = bitmap
-        self._changed[client] = entry
-        self._writes[self._answer_key(client, seq)] = _encode(
-            (session, seq, height, receipt.request_digest, receipt.status, receipt.result)
-        )
+        answers = self._answers.get(client)
+        if answers is None:
+            answers = self._answers[client] = []
+            self._changed[client] = entry
+        if not entry.bitmap:
+            self.lanes[client] = Lane(session, entry.low + 1, answers)
+        return answers
 
     def skip(self, receipt: Receipt) -> bool:
         """A request was not executed. True if that changed the table: a newer session has begun
         and the old one is retired, whatever became of the request (A-41)."""
-        entry = self._entries[receipt.client]
+        entry = self._entry(receipt.client)
         if receipt.session <= entry.session:
             return False
-        entry.session, entry.low, entry.bitmap = receipt.session, 0, 0
+        self._begin_session(receipt.client, entry, receipt.session)
         self._changed[receipt.client] = entry
         return True
 
+    def _begin_session(self, client: bytes, entry: _Entry, session: int) -> None:
+        entry.session, entry.low, entry.bitmap = session, 0, 0
+        entry.records = deque(maxlen=self._slots)
+        self._answers.pop(client, None)  # of the retired session: no answers any more
+
     def finish_block(self) -> list[tuple[bytes, bytes | None]]:
-        """What the block changed, sorted by key; the table is ready for the next block."""
+        """What the block changed; the table is ready for the next block."""
+        for client in list(self.lanes):
+            self._entry(client)
+        writes: list[tuple[bytes, bytes | None]] = []
+        size, slots = self._bitmap_bytes, self._slots
         for client, entry in self._changed.items():
-            bitmap = entry.bitmap.to_bytes(self._bitmap_bytes, "little")
-            self._writes[b"c" + client] = _encode((entry.session, entry.low, bitmap))
-        writes = sorted(self._writes.items())
+            answers = self._answers.get(client)
+            if answers:
+                slot = entry.turn % slots
+                entry.turn += 1
+                record = _encode((entry.session, self._height, answers))
+                writes.append((_answer_key(client, slot), record))
+                if entry.records is not None:
+                    numbers = [answer[0] for answer in answers]
+                    entry.records.append(_Record(slot, min(numbers), max(numbers)))
+            bitmap = entry.bitmap.to_bytes(size, "little")
+            writes.append((b"c" + client, _encode((entry.session, entry.low, bitmap, entry.turn))))
         self._changed.clear()
-        self._writes.clear()
+        self._answers.clear()
         return writes
 
     def forget(self) -> None:
         """Drop everything held in memory; entries are read again when they are needed."""
         self._entries.clear()
         self._changed.clear()
-        self._writes.clear()
+        self._answers.clear()
+        self.lanes.clear()
 
-    def _answer_key(self, client: bytes, seq: int) -> bytes:
-        return b"c" + client + (seq % (2 * self._window)).to_bytes(2, "big")
+    # --- answers ------------------------------------------------------------------------------
 
-    def _get(self, key: bytes) -> bytes | None:
-        return self._writes[key] if key in self._writes else self._overlay.get(key)
+    def _find_records(self, client: bytes, session: int) -> deque[_Record]:
+        """Where the answers of a session stand, from the state itself."""
+        found: list[tuple[Height, _Record]] = []
+        prefix = b"c" + client
+        for key, data in self._overlay.scan(prefix + b"\x00\x00", prefix + b"\xff\xff\xff"):
+            of_session, height, answers = _read_answers(client, data)
+            if of_session == session and answers:
+                numbers = [answer[0] for answer in answers]
+                slot = int.from_bytes(key[len(prefix) :], "big")
+                found.append((height, _Record(slot, min(numbers), max(numbers))))
+        return deque((record for _, record in sorted(found)), maxlen=self._slots)
+
+    def _entry(self, client: bytes) -> _Entry:
+        """What is known of a client, all of its block so far included."""
+        entry = self._entries.get(client) or self._load(client)
+        if self.lanes:
+            lane = self.lanes.pop(client, None)
+            if lane is not None:
+                entry.low = lane.expected - 1
+        return entry
 
     def _load(self, client: bytes) -> _Entry:
         if len(self._entries) >= CACHED_ENTRIES:
             self._entries = dict(self._changed)  # what the current block changed is nowhere else yet
         data = self._overlay.get(b"c" + client)
         if data is None:
-            entry = _Entry(-1, 0, 0)
+            entry = _Entry(-1, 0, 0, 0)
         else:
             try:
-                session, low, bitmap = _decode_head.decode(data)
+                session, low, bitmap, turn = _decode_head.decode(data)
             except msgspec.MsgspecError:
                 raise ContractBroken(f"unreadable entry of client {client.hex()}") from None
-            entry = _Entry(session, low, int.from_bytes(bitmap, "little"))
+            entry = _Entry(session, low, int.from_bytes(bitmap, "little"), turn)
         self._entries[client] = entry
         return entry
+
+
+def _answer_key(client: bytes, slot: int) -> bytes:
+    return b"c" + client + slot.to_bytes(2, "big")
+
+
+def _read_answers(client: bytes, data: bytes) -> tuple[int, Height, list[Answer]]:
+    try:
+        found: tuple[int, Height, list[Answer]] = _decode_answers.decode(data)
+    except msgspec.MsgspecError:
+        raise ContractBroken(f"unreadable answers to client {client.hex()}") from None
+    return found

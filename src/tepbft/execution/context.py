@@ -68,13 +68,26 @@ class BlockContext:
         """Set `key` to `value`; OperationRefused beyond the bounds of this module."""
         if type(value) is not bytes:
             raise TypeError("a value must be bytes")
-        if len(value) > MAX_VALUE_BYTES:
-            raise OperationRefused(f"a value may have at most {MAX_VALUE_BYTES} bytes")
-        self._write(key, value, len(value))
+        size, own = len(value), self._own
+        full = b"a" + key
+        total = self._bytes + len(full) + size
+        if (
+            size > MAX_VALUE_BYTES
+            or len(full) > MAX_KEY_BYTES
+            or total > MAX_BLOCK_WRITE_BYTES
+            or len(own) >= MAX_OPERATION_WRITES
+        ):
+            self._check(full, size, total)
+        self._bytes = total
+        own[full] = value
 
     def delete(self, key: bytes) -> None:
         """Remove `key`, if it is there."""
-        self._write(key, None, 0)
+        full = b"a" + key
+        total = self._bytes + len(full)
+        self._check(full, 0, total)
+        self._bytes = total
+        self._own[full] = None
 
     def range(self, start: bytes, end: bytes, limit: int = 1000) -> Iterator[tuple[bytes, bytes]]:
         """At most `limit` pairs with start <= key < end, in key order, as they are at the call."""
@@ -82,17 +95,16 @@ class BlockContext:
         pairs = self._overlay.scan(b"a" + start, b"a" + end, views)
         return iter([(key[1:], value) for key, value in islice(pairs, max(0, limit))])
 
-    def _write(self, key: bytes, value: bytes | None, size: int) -> None:
-        full = b"a" + key
+    def _check(self, full: bytes, size: int, total: int) -> None:
+        """Whether a write is within bounds, exactly."""
+        if size > MAX_VALUE_BYTES:
+            raise OperationRefused(f"a value may have at most {MAX_VALUE_BYTES} bytes")
         if len(full) > MAX_KEY_BYTES + 1:
             raise OperationRefused(f"a key may have at most {MAX_KEY_BYTES} bytes")
         if len(self._own) >= MAX_OPERATION_WRITES and full not in self._own:
             raise OperationRefused(f"an operation may change at most {MAX_OPERATION_WRITES} keys")
-        total = self._bytes + len(full) + size
         if total > MAX_BLOCK_WRITE_BYTES:
             raise OperationRefused(f"a block may write at most {MAX_BLOCK_WRITE_BYTES} bytes")
-        self._bytes = total
-        self._own[full] = value
 
     # --- the executor's side ------------------------------------------------------------------
 
@@ -108,6 +120,12 @@ class BlockContext:
         self._own.clear()
         self._bytes = self._committed_bytes
 
+    @property
+    def written_bytes(self) -> int:
+        """Bytes of keys and values that committed operations wrote, overwritten ones included."""
+        return self._committed_bytes
+
     def block_writes(self) -> list[tuple[bytes, bytes | None]]:
-        """Everything committed, sorted by key."""
-        return sorted(self._block.items())
+        """Everything committed: keys in the order in which they were first written, with their last
+        values. Execution is deterministic, and so is this order."""
+        return list(self._block.items())

@@ -10,10 +10,10 @@ over with `restore`.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from hashlib import sha256
 
+import msgspec
 from msgspec import Struct
 
 from tepbft.core.block import (
@@ -26,10 +26,10 @@ from tepbft.core.block import (
     Receipt,
     Request,
 )
+from tepbft.core.receipt_tree import receipts_root
 from tepbft.crypto.hash import digest as hash_parts
-from tepbft.crypto.hash import merkle_root
 from tepbft.errors import ContractBroken, OperationRefused
-from tepbft.execution.client_table import EXECUTE, ClientTable
+from tepbft.execution.client_table import Answer, ClientTable
 from tepbft.execution.context import BlockContext
 from tepbft.execution.overlay import Overlay, StateReader
 from tepbft.execution.port import Application
@@ -44,7 +44,7 @@ MAX_REFUSAL_BYTES = 256
 MAX_BLOCK_RESULT_BYTES = 8 << 20
 """Results of one block together; with refusals and receipts this stays below one record's bound."""
 
-_LENGTHS = struct.Struct("<Iq")
+_encode = msgspec.msgpack.Encoder().encode
 
 Writes = list[tuple[bytes, bytes | None]]
 
@@ -56,25 +56,27 @@ class Executed(Struct, frozen=True):
     digest: bytes
     """`cp_hash`: the header's digest."""
     receipts: list[Receipt]
-    """One per request of the block, in order: the leaves of `receipts_root`."""
-    replies: list[tuple[Height, Receipt]]
-    """Per request what its client is to be told and at which height that took effect: the receipt,
-    or for a duplicate the kept answer."""
+    """One per request of the block, in order: what `receipts_root` commits to."""
+    encoded_receipts: bytes
+    """The same in the wire encoding."""
+    kept: dict[int, tuple[Height, Receipt]]
+    """For the requests that were skipped, by index, what their clients are to be told and when it took
+    effect: for a duplicate the kept answer."""
     writes: StateWrites
     snapshot: list[bytes] | None
     """Chunks of the whole state, at snapshot heights."""
 
+    @property
+    def replies(self) -> list[tuple[Height, Receipt]]:
+        """Per request what its client is to be told, and at which height that took effect."""
+        height, kept = self.header.height, self.kept
+        return [kept.get(index) or (height, receipt) for index, receipt in enumerate(self.receipts)]
+
 
 def write_set_digest(writes: Writes) -> bytes:
-    """Digest of an ordered write-set; every key and value is preceded by its length, -1 for a deletion."""
-    pack = _LENGTHS.pack
-    parts: list[bytes] = []
-    for key, value in writes:
-        if value is None:
-            parts += (pack(len(key), -1), key)
-        else:
-            parts += (pack(len(key), len(value)), key, value)
-    return sha256(b"".join(parts)).digest()
+    """Digest of an ordered write-set: of its one msgpack encoding, in which every key and value is
+    preceded by its length and a deletion is nil."""
+    return sha256(_encode(writes)).digest()
 
 
 def _refusal_text(refusal: OperationRefused) -> bytes:
@@ -171,7 +173,8 @@ class Executor:
         ts = max(parent.ts, block.ts)
         seed = hash_parts(b"TEP1/SEED", self._head_digest, digest)
         context = BlockContext(self._overlay, height, ts, seed)
-        receipts, replies, leaves, changes = self._run(context, requests, digests)
+        self._table.begin_block(height)
+        receipts, kept, retired = self._run(context, requests, digests)
         if self._overlay.failure is not None:
             # The disk failed, not the operation, even if the application made a refusal of it.
             raise self._overlay.failure
@@ -180,9 +183,15 @@ class Executor:
         state_root, clients_root = parent.state_root, parent.clients_root
         if own or system:
             state_root = hash_parts(b"TEP1/STA", state_root, write_set_digest(own + system))
+        encoded = _encode(receipts)
+        changes = encoded if receipts else b""
+        if kept:
+            changed = [r for index, r in enumerate(receipts) if index not in kept or index in retired]
+            changes = _encode(changed) if changed else b""
         if changes:
-            clients_root = hash_parts(b"TEP1/CLI", clients_root, sha256(b"".join(changes)).digest())
-        writes = StateWrites(height, own + self._table.finish_block() + system)
+            clients_root = hash_parts(b"TEP1/CLI", clients_root, sha256(changes).digest())
+        table = self._table.finish_block()
+        writes = StateWrites(height, own + table + system, context.written_bytes)
         snapshot, root = None, ZERO_DIGEST
         self._overlay.add(writes)
         if height % self._snapshot_interval == 0:
@@ -193,43 +202,44 @@ class Executor:
                 raise
             root = snapshot_root(snapshot)
         header = Header(
-            height, ts, digest, self._head_digest, state_root, merkle_root(leaves), clients_root, root
+            height, ts, digest, self._head_digest, state_root, receipts_root(receipts), clients_root, root
         )
         self._set_head(header)
-        return Executed(header, self._head_digest, receipts, replies, writes, snapshot)
+        return Executed(header, self._head_digest, receipts, encoded, kept, writes, snapshot)
 
     def _run(
         self, context: BlockContext, requests: Sequence[Request], digests: Sequence[bytes]
-    ) -> tuple[list[Receipt], list[tuple[Height, Receipt]], list[bytes], list[bytes]]:
-        """Receipts, replies, receipt leaves, and the leaves of those that changed the client table."""
+    ) -> tuple[list[Receipt], dict[int, tuple[Height, Receipt]], set[int]]:
+        """Receipts; what is to be told about the requests that were skipped; which of those retired a
+        session, and so changed the client table all the same."""
         receipts: list[Receipt] = []
-        replies: list[tuple[Height, Receipt]] = []
-        leaves: list[bytes] = []
-        changes: list[bytes] = []
-        height, table = context.height, self._table
-        classify, record = table.classify, table.record
+        kept: dict[int, tuple[Height, Receipt]] = {}
+        retired: set[int] = set()
+        lanes, take_up, apply = self._table.lanes, self._table.take_up, self._apply
         room = MAX_BLOCK_RESULT_BYTES
         for request, digest in zip(requests, digests, strict=True):
             client, session, seq = request.client, request.session, request.seq
-            status = classify(client, session, seq, digest)
-            if status == EXECUTE:
-                context.client = client
-                status, result = self._apply(context, request.op, room)
-                room -= len(result) if status == OK else 0
-                receipt = Receipt(client, session, seq, digest, status, result)
-                leaf = receipt.leaf()
-                record(height, receipt)
-                changes.append(leaf)
-                replies.append((height, receipt))
+            lane = lanes.get(client)
+            if lane is not None and lane.expected == seq and lane.session == session:
+                lane.expected = seq + 1
+                answers: list[Answer] | None = lane.answers
             else:
+                answers = take_up(client, session, seq)
+            if answers is None:
+                status = self._table.classify(client, session, seq, digest)
                 receipt = Receipt(client, session, seq, digest, status, b"")
-                leaf = receipt.leaf()
-                replies.append(self._reply_to_skipped(height, receipt))
-                if table.skip(receipt):
-                    changes.append(leaf)
+                kept[len(receipts)] = self._reply_to_skipped(context.height, receipt)
+                if self._table.skip(receipt):
+                    retired.add(len(receipts))
+            else:
+                context.client = client
+                status, result = apply(context, request.op, room)
+                if status == OK:
+                    room -= len(result)
+                answers.append((seq, digest, status, result))
+                receipt = Receipt(client, session, seq, digest, status, result)
             receipts.append(receipt)
-            leaves.append(leaf)
-        return receipts, replies, leaves, changes
+        return receipts, kept, retired
 
     def _reply_to_skipped(self, height: Height, receipt: Receipt) -> tuple[Height, Receipt]:
         kept = self._table.outcome(receipt.client, receipt.session, receipt.seq)
@@ -300,9 +310,9 @@ class Executor:
         """The kept answer to a request, as of the head."""
         return self._table.outcome(client, session, seq)
 
-    def classify(self, request: Request, digest: bytes) -> int:
-        """What executing `request` next would come to: `client_table.EXECUTE` or a status of A9."""
-        return self._table.classify(request.client, request.session, request.seq, digest)
+    def classify(self, client: bytes, session: int, seq: int, digest: bytes) -> int:
+        """What executing that request next would come to: `client_table.EXECUTE` or a status of A9."""
+        return self._table.classify(client, session, seq, digest)
 
     def is_decided(self, client: bytes, session: int, seq: int) -> bool:
         """True if that request was executed or can never be: nothing to wait for any more."""

@@ -3,8 +3,10 @@
 A block executes on results that are not stable yet. Its write-set is kept per
 height until the store has installed it, so that it can be handed to the store in
 order, forgotten if this node diverged, and read through meanwhile. Reads go from
-the newest layer to the store; the newest value of each key is kept in one flat
-table, so a read costs the same however many blocks are tentative.
+the newest value that was written to the store. The newest values stand in one flat
+table, so a read costs the same however many blocks are tentative; a block's writes are
+merged into it as a whole, and what is installed stays in it as a cache until there is
+too much of it. So writing costs nothing per key but that merge.
 """
 
 from __future__ import annotations
@@ -21,9 +23,10 @@ from tepbft.storage.port import StateWrites
 from tepbft.types import Height
 
 CACHE_ENTRIES = 1 << 16
+CACHE_BYTES = 32 << 20
+"""Bounds of what is kept beyond what is tentative."""
 CACHE_VALUE_BYTES = 256
 CACHE_KEY_BYTES = 128
-_APPLICATION_PREFIX = ord("a")
 _key_of = itemgetter(0)
 
 Pairs = Iterator[tuple[bytes, bytes]]
@@ -71,7 +74,9 @@ class Overlay:
     def __init__(self, reader: StateReader) -> None:
         self._reader = reader
         self._layers: dict[Height, StateWrites] = {}
-        self._latest: dict[bytes, tuple[Height, bytes | None]] = {}
+        self._sorted: dict[Height, list[bytes]] = {}
+        self._latest: dict[bytes, bytes | None] = {}
+        self._latest_bytes = 0
         self._cache: dict[bytes, bytes | None] = {}
         self.failure: Exception | None = None
 
@@ -79,9 +84,8 @@ class Overlay:
 
     def get(self, key: bytes) -> bytes | None:
         """Newest value of `key` (a full state key), or None."""
-        found = self._latest.get(key)
-        if found is not None:
-            return found[1]
+        if key in self._latest:
+            return self._latest[key]
         if key in self._cache:
             return self._cache[key]
         return self._load(key)
@@ -112,19 +116,25 @@ class Overlay:
         for view in newer:
             if key in view.values:
                 return view.values[key]
-        return self._latest[key][1]
+        return self._latest[key]
 
     def _changed_keys(self, start: bytes, end: bytes, newer: Sequence[SortedView]) -> Iterator[bytes]:
         runs: list[Iterator[bytes]] = [view.keys(start, end) for view in newer]
-        for layer in self._layers.values():
-            first = bisect_left(layer.writes, start, key=_key_of)
-            last = bisect_left(layer.writes, end, first, key=_key_of)
-            runs.append(map(_key_of, layer.writes[first:last]))
+        for height in self._layers:
+            keys = self._sorted_keys(height)
+            runs.append(iter(keys[bisect_left(keys, start) : bisect_left(keys, end)]))
         previous = None
         for key in heapq.merge(*runs):
             if key != previous:
                 previous = key
                 yield key
+
+    def _sorted_keys(self, height: Height) -> list[bytes]:
+        """The keys of one layer; sorted when a scan first wants them."""
+        keys = self._sorted.get(height)
+        if keys is None:
+            keys = self._sorted[height] = sorted(map(_key_of, self._layers[height].writes))
+        return keys
 
     def _load(self, key: bytes) -> bytes | None:
         try:
@@ -148,12 +158,10 @@ class Overlay:
     # --- changing -----------------------------------------------------------------------------
 
     def add(self, layer: StateWrites) -> None:
-        """Put the write-set of the next height on top. Its writes must be sorted by key."""
-        height = layer.height
-        self._layers[height] = layer
-        latest = self._latest
-        for key, value in layer.writes:
-            latest[key] = (height, value)
+        """Put the write-set of the next height on top."""
+        self._layers[layer.height] = layer
+        self._latest.update(layer.writes)
+        self._latest_bytes += layer.size
 
     def layers(self, above: Height, up_to: Height) -> list[StateWrites]:
         """Write-sets of the heights in (above, up_to], ascending; ContractBroken if one is missing."""
@@ -164,30 +172,31 @@ class Overlay:
 
     def drop_installed(self, height: Height) -> None:
         """The reader now holds everything up to `height`: forget those layers."""
-        latest, cache = self._latest, self._cache
-        if len(cache) >= CACHE_ENTRIES:
-            cache.clear()
         for done in [h for h in self._layers if h <= height]:
-            for key, value in self._layers.pop(done).writes:
-                if latest[key][0] == done:
-                    del latest[key]
-                small = len(key) <= CACHE_KEY_BYTES and (value is None or len(value) <= CACHE_VALUE_BYTES)
-                if small and key[0] == _APPLICATION_PREFIX:
-                    cache[key] = value
-                else:
-                    cache.pop(key, None)
+            del self._layers[done]
+            self._sorted.pop(done, None)
+        if len(self._latest) > CACHE_ENTRIES or self._latest_bytes > CACHE_BYTES:
+            self._make_latest()
+
+    def _make_latest(self) -> None:
+        """Only what is tentative. What was read before it was written must not come to light again."""
+        for key in self._cache.keys() & self._latest.keys():
+            del self._cache[key]
+        self._latest, self._latest_bytes = {}, 0
+        for layer in self._layers.values():
+            self._latest.update(layer.writes)
+            self._latest_bytes += layer.size
 
     def drop_above(self, height: Height) -> None:
         """Forget the layers above `height`, as if those blocks had never been executed."""
-        kept = [layer for h, layer in self._layers.items() if h <= height]
-        self._layers.clear()
-        self._latest.clear()
-        for layer in kept:
-            self.add(layer)
+        self._layers = {h: layer for h, layer in self._layers.items() if h <= height}
+        self._sorted.clear()
+        self._make_latest()
 
     def clear(self) -> None:
         """Forget all layers and everything that was read: the reader's state was replaced."""
         self._layers.clear()
-        self._latest.clear()
+        self._sorted.clear()
         self._cache.clear()
+        self._make_latest()
         self.failure = None

@@ -41,8 +41,10 @@ RETRY_US = 400_000
 BUSY_US = 20_000
 """How long a closed-loop client waits before it repeats what was declined as BUSY."""
 SWEEP_S = 0.05
+REPEAT_SWEEPS = 5
+"""Every so many sweeps what nobody answers is looked for."""
 PACE_S = 0.001
-FRAME_REQUESTS = 2048
+FRAME_REQUESTS = 256
 TIMELINE_US = 100_000
 
 
@@ -269,8 +271,10 @@ class Generator:
         if counted:
             self._count(counted, waited, now)
         if closed and self._issuing:
+            pipeline = self.job.pipeline
             for client in again:
-                self._issue(client, now, now)
+                while len(client.outstanding) < pipeline and self._room(client):
+                    self._issue(client, now, now)
 
     def _count(self, counted: int, waited: dict[int, int], now: int) -> None:
         begin, end = self._begin_us, self._end_us
@@ -441,9 +445,11 @@ class Generator:
 
     async def _sweep(self) -> None:
         """Repeat what was declined, and what nobody answers."""
+        turn = 0
         while True:
             await asyncio.sleep(SWEEP_S)
             now = now_us()
+            turn += 1
             waiting, self._delayed = self._delayed, []
             for at_us, client, seq in waiting:
                 found = client.outstanding.get(seq)
@@ -452,7 +458,7 @@ class Generator:
                 elif found is not None:
                     found.retry_us = now + RETRY_US
                     self._outbox.append((client.index, found.raw))
-            for client in self._clients:
+            for client in self._clients if turn % REPEAT_SWEEPS == 0 else ():
                 for found in client.outstanding.values():
                     if now >= found.retry_us:
                         found.attempts += 1

@@ -11,7 +11,7 @@ from tepbft.errors import TepbftError
 from tepbft.lab.workload import APPLICATIONS
 from tepbft.types import MAX_NODES, MAX_OPERATION_BYTES
 
-DEFAULT_PIPELINE = 64
+DEFAULT_PIPELINE = 128
 MAX_SECONDS = 24 * 3600
 
 
@@ -26,7 +26,7 @@ class BenchOptions(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """Bytes of an operation."""
     clients: int = 32
     pipeline: int | None = None
-    """Requests that a closed-loop client keeps outstanding; default 1 for a single client, else 64."""
+    """Requests that a closed-loop client keeps outstanding; default 1 for a single client, else 128."""
     rate: float = 0
     """Requests per second that are due (open loop); 0: as many as are answered (closed loop)."""
     seconds: float = 10

@@ -1,8 +1,12 @@
-"""What the pool knows of one request, and of one client."""
+"""What the pool knows of one request, of one client, and of one accepted block."""
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Sequence
 from typing import TypeAlias
+
+from msgspec import Struct
 
 from tepbft.core.block import Request
 from tepbft.types import Millis
@@ -14,54 +18,53 @@ REQUEST_OVERHEAD_BYTES = 48
 """Most that the encoding of a request adds to its operation and authenticator."""
 
 
-class Entry:
-    """A pending request. `alternative` is another operation that the client signed under the same
-    number (A-42): one is remembered, so that a block with it need not be verified again."""
+class Entry(Struct, gc=False, eq=False):
+    """A pending request. It changes as it goes its way; queues hold it and look at what it says."""
 
-    __slots__ = (
-        "admitted",
-        "alive",
-        "alternative",
-        "digest",
-        "first_seen_ms",
-        "in_flight",
-        "key",
-        "request",
-        "size",
-    )
-
-    def __init__(
-        self,
-        key: Key,
-        request: Request,
-        digest: bytes,
-        size: int,
-        first_seen_ms: Millis,
-        in_flight: bool,
-        admitted: bool,
-    ) -> None:
-        self.key = key
-        self.request = request
-        self.digest = digest
-        self.size = size
-        self.first_seen_ms = first_seen_ms
-        self.in_flight = in_flight
-        """In a block that was proposed and is not executed yet."""
-        self.admitted = admitted
-        """Counted against quota and limit; False if it is known from a Prepare only."""
-        self.alive = True
-        """False once it was executed: queues drop it when they come across it."""
-        self.alternative: tuple[bytes, int] | None = None
-        """Digest of the other operation, and what remembering it costs, in bytes."""
+    key: Key
+    request: Request
+    digest: bytes
+    size: int
+    first_seen_ms: Millis
+    in_flight: bool
+    """In a block that was proposed and is not executed yet."""
+    admitted: bool
+    """Counted against quota and limit; False if it is known from a Prepare only."""
+    alive: bool = True
+    """False once it was executed: queues drop it when they come across it."""
 
 
 class Client:
     """The pending requests of one client."""
 
-    __slots__ = ("admitted", "pending", "waiting")
+    __slots__ = ("admitted", "pending", "queued", "queued_entries", "waiting")
 
     def __init__(self) -> None:
-        self.waiting: dict[Key, Entry] = {}
-        """Those not in flight, in the order in which they will be taken."""
+        self.queued_entries: deque[Entry] = deque()
+        """Those not in flight, in the order in which they will be taken; others are dropped lazily."""
+        self.waiting = 0
+        """How many of them really wait."""
+        self.queued = False
+        """Whether the client stands in the round of those that have something to give."""
         self.admitted = 0
         self.pending = 0
+
+
+class Prepared(Struct, frozen=True, gc=False):
+    """The requests of an accepted block: pending together until it is executed (A3.3). They become
+    entries of their own only if the block comes to nothing."""
+
+    requests: Sequence[Request]
+    digests: Sequence[bytes]
+    size: int
+    first_seen_ms: Millis
+
+
+def key_of(request: Request) -> Key:
+    """What the client table calls a request."""
+    return request.client, request.session, request.seq
+
+
+def size_of(request: Request) -> int:
+    """About what a request takes of a block's body, bytes; never less."""
+    return len(request.op) + len(request.auth) + REQUEST_OVERHEAD_BYTES

@@ -3,22 +3,24 @@
 A request is pending from first sight until a block with its number executes,
 whatever that block's content for the number was (A-42). It comes in from a client
 (`admit_many`: bounded by quota and an adaptive limit, beyond which it is BUSY and
-no timer runs for it) or with an accepted Prepare (`register_block`, A3.3). `take`
-hands requests to the sealer, one client after another; they stay pending, marked as
-in flight, until executed or until a view change makes them waiting again (A-28, A-71).
+no timer runs for it) or with an accepted Prepare (`register_block`, A3.3): then the
+block as a whole is pending, and its requests are looked at singly only if it comes
+to nothing. `take` hands requests to the sealer, one client after another; they stay
+pending, marked as in flight, until executed or until a view change makes them waiting
+again (A-28, A-71).
 
 Only requests that were verified come in here. Times are what the caller says.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
 from tepbft.core.block import Request
-from tepbft.mempool.entry import REQUEST_OVERHEAD_BYTES, Client, Entry, Key
+from tepbft.mempool.entry import REQUEST_OVERHEAD_BYTES, Client, Entry, Key, Prepared, key_of, size_of
 from tepbft.mempool.options import MempoolOptions
 from tepbft.mempool.rate import ExecutionRate
 from tepbft.types import ClientId, Millis
@@ -38,17 +40,21 @@ class Batch(Struct, frozen=True):
 
 class Mempool:
     """Pending requests of one node. Costs are O(1) per request, amortised; after a view change
-    once O(pending)."""
+    once O(pending log pending)."""
 
     def __init__(self, options: MempoolOptions) -> None:
         self._options = options
-        self._entries: OrderedDict[Key, Entry] = OrderedDict()  # by first sight
+        self._entries: dict[Key, Entry] = {}
+        self._blocks: dict[bytes, Prepared] = {}  # accepted and not executed, by digest, by first sight
         self._clients: dict[ClientId, Client] = {}
-        self._ring: OrderedDict[ClientId, Client] = OrderedDict()  # clients with waiting requests
-        self._arrivals: deque[Entry] = deque()  # waiting, by first sight; others are dropped lazily
-        self._unforwarded: deque[Entry] = deque()  # by first sight; others are dropped lazily
-        self._verified: dict[bytes, bytes] = {}  # request digest -> authenticator
+        self._ring: deque[Client] = deque()  # clients with waiting requests; others are dropped lazily
+        # Entries by first sight, in the groups in which they came; a group goes when nothing in it is
+        # pending, waiting, or to be forwarded, respectively.
+        self._order: deque[list[Entry]] = deque()
+        self._arrivals: deque[list[Entry]] = deque()
+        self._unforwarded: deque[list[Entry]] = deque()
         self._bytes = 0
+        self._prepared = 0
         self._admitted = 0
         self._waiting = 0
         self._waiting_bytes = 0
@@ -57,8 +63,8 @@ class Mempool:
     # --- sizes --------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        """Pending requests of every kind."""
-        return len(self._entries)
+        """Pending requests of every kind; one that is known both singly and from a block counts twice."""
+        return len(self._entries) + self._prepared
 
     @property
     def waiting(self) -> int:
@@ -89,108 +95,103 @@ class Mempool:
     ) -> list[tuple[int, str]]:
         """Take up verified requests of clients. Returns (index, code) of those not taken up."""
         refused: list[tuple[int, str]] = []
-        entries, options, limit = self._entries, self._options, self.limit
+        entries, clients, options = self._entries, self._clients, self._options
         max_size, quota = options.max_request_bytes, options.client_quota
-        for index, (request, digest) in enumerate(zip(requests, digests, strict=True)):
-            key = (request.client, request.session, request.seq)
-            known = entries.get(key)
-            if known is not None:
-                if known.digest != digest:
-                    self._remember_alternative(known, request, digest)
+        room, free = self.limit - self._admitted, options.capacity_bytes - self._bytes
+        fresh: list[Entry] = []
+        added = 0
+        for index, request in enumerate(requests):
+            client_id = request.client
+            key = (client_id, request.session, request.seq)
+            if key in entries:
                 continue
             size = len(request.op) + len(request.auth) + REQUEST_OVERHEAD_BYTES
             if size > max_size:
                 refused.append((index, TOO_LARGE))
                 continue
-            client = self._clients.get(request.client)
-            if (
-                self._admitted >= limit
-                or self._bytes + size > options.capacity_bytes
-                or (client is not None and client.admitted >= quota)
-            ):
+            client = clients.get(client_id)
+            if client is None:
+                client = Client()
+            if room <= 0 or added + size > free or client.admitted >= quota:
                 refused.append((index, BUSY))
                 continue
-            self._insert(Entry(key, request, digest, size, now_ms, False, True), client)
+            clients[client_id] = client
+            entry = entries[key] = Entry(key, request, digests[index], size, now_ms, False, True)
+            room -= 1
+            added += size
+            client.admitted += 1
+            client.pending += 1
+            client.waiting += 1
+            client.queued_entries.append(entry)
+            if not client.queued:
+                client.queued = True
+                self._ring.append(client)
+            fresh.append(entry)
+        if fresh:
+            self._came_in(fresh, added, now_ms)
         return refused
 
-    def register_block(self, requests: Sequence[Request], digests: Sequence[bytes], now_ms: Millis) -> None:
-        """A Prepare with these (verified) requests was accepted: they are pending, and in flight (A3.3).
-        Bounds other than the quota and the limit still hold; what exceeds them is not tracked."""
-        entries, options = self._entries, self._options
-        for request, digest in zip(requests, digests, strict=True):
-            key = (request.client, request.session, request.seq)
-            known = entries.get(key)
-            if known is not None:
-                if known.digest != digest:
-                    self._remember_alternative(known, request, digest)
-                self._set_in_flight(known)
-                continue
-            size = len(request.op) + len(request.auth) + REQUEST_OVERHEAD_BYTES
-            if (
-                size > options.max_request_bytes
-                or len(entries) - self._admitted >= options.prepared_capacity
-                or self._bytes + size > options.capacity_bytes
-            ):
-                continue
-            entry = Entry(key, request, digest, size, now_ms, True, False)
-            self._insert(entry, self._clients.get(request.client))
+    def _came_in(self, fresh: list[Entry], size: int, now_ms: Millis) -> None:
+        """Account for entries that are admitted and wait."""
+        self._admitted += len(fresh)
+        self._waiting += len(fresh)
+        self._waiting_bytes += size
+        self._bytes += size
+        for groups in (self._order, self._arrivals, self._unforwarded):
+            groups.append(fresh)
+        self._rate.work_begins(now_ms)
 
-    def _insert(self, entry: Entry, client: Client | None) -> None:
-        if client is None:
-            client = self._clients[entry.request.client] = Client()
-        self._rate.work_begins(entry.first_seen_ms)
-        self._entries[entry.key] = entry
-        self._verified[entry.digest] = entry.request.auth
-        self._bytes += entry.size
-        client.pending += 1
-        if entry.admitted:
-            self._admitted += 1
-            client.admitted += 1
-        if not entry.in_flight:
-            self._queue(entry, client)
-            self._arrivals.append(entry)
-            self._unforwarded.append(entry)
-
-    def _remember_alternative(self, entry: Entry, request: Request, digest: bytes) -> None:
-        size = len(request.auth) + REQUEST_OVERHEAD_BYTES
-        if entry.alternative is None and self._bytes + size <= self._options.capacity_bytes:
-            entry.alternative = (digest, size)
-            self._verified[digest] = request.auth
-            self._bytes += size
-
-    def _queue(self, entry: Entry, client: Client) -> None:
-        client.waiting[entry.key] = entry
-        self._waiting += 1
-        self._waiting_bytes += entry.size
-        self._ring.setdefault(entry.request.client, client)
-
-    def _unqueue(self, entry: Entry, client: Client) -> None:
-        if client.waiting.pop(entry.key, None) is None:
+    def register_block(
+        self, name: bytes, requests: Sequence[Request], digests: Sequence[bytes], now_ms: Millis
+    ) -> None:
+        """The Prepare of block `name` with these (verified) requests was accepted: they are pending, and
+        in flight (A3.3). Bounds other than quota and limit hold; a block beyond them is not tracked."""
+        options, entries = self._options, self._entries
+        if name in self._blocks:
             return
-        self._waiting -= 1
-        self._waiting_bytes -= entry.size
-        if not client.waiting:
-            self._ring.pop(entry.request.client, None)
+        if entries:
+            for request in requests:
+                known = entries.get((request.client, request.session, request.seq))
+                if known is not None:
+                    self._set_in_flight(known)
+        size = sum(map(size_of, requests))
+        if self._prepared + len(requests) > options.prepared_capacity:
+            return
+        if self._bytes + size > options.capacity_bytes:
+            return
+        self._blocks[name] = Prepared(requests, digests, size, now_ms)
+        self._prepared += len(requests)
+        self._bytes += size
+        self._rate.work_begins(now_ms)
 
     def _set_in_flight(self, entry: Entry) -> None:
         if not entry.in_flight:
             entry.in_flight = True
-            self._unqueue(entry, self._clients[entry.request.client])
+            self._no_longer_waits(entry)
+
+    def _no_longer_waits(self, entry: Entry) -> None:
+        self._clients[entry.key[0]].waiting -= 1
+        self._waiting -= 1
+        self._waiting_bytes -= entry.size
 
     # --- checking blocks ----------------------------------------------------------------------
 
-    def verified(self, digest: bytes, auth: bytes) -> bool:
-        """True if exactly this authenticator over this request was verified and is still pending."""
-        return self._verified.get(digest) == auth
+    def verified(self, request: Request, digest: bytes) -> bool:
+        """True if exactly this request with this authenticator was verified and is still pending."""
+        return not self.unverified((request,), (digest,))
 
     def unverified(self, requests: Sequence[Request], digests: Sequence[bytes]) -> list[int]:
         """Indices of the requests for which `verified` is False."""
-        get = self._verified.get
-        return [
-            index
-            for index, (request, digest) in enumerate(zip(requests, digests, strict=True))
-            if get(digest) != request.auth
-        ]
+        entries = self._entries
+        if not entries:
+            return list(range(len(requests)))
+        get = entries.get
+        missing: list[int] = []
+        for index, request in enumerate(requests):
+            entry = get((request.client, request.session, request.seq))
+            if entry is None or entry.digest != digests[index] or entry.request.auth != request.auth:
+                missing.append(index)
+        return missing
 
     # --- going out ----------------------------------------------------------------------------
 
@@ -203,89 +204,164 @@ class Mempool:
         digests: list[bytes] = []
         room = max_bytes - BODY_OVERHEAD_BYTES
         ring = self._ring
+        taken_bytes = 0
         while ring and len(requests) < max_requests:
-            client_id, client = next(iter(ring.items()))
-            entry = next(iter(client.waiting.values()))
+            client = ring.popleft()
+            queue = client.queued_entries
+            while queue and (queue[0].in_flight or not queue[0].alive):
+                queue.popleft()
+            if not queue:
+                client.queued = False
+                continue
+            entry = queue[0]
             if entry.size > room:
+                ring.appendleft(client)
                 if requests:
                     break
+                queue.popleft()
                 self._set_in_flight(entry)  # fits into no block: it must not bar the way of others
                 continue
+            queue.popleft()
             room -= entry.size
+            taken_bytes += entry.size
             entry.in_flight = True
-            self._unqueue(entry, client)
+            client.waiting -= 1
             if client.waiting:
-                ring.move_to_end(client_id)
+                ring.append(client)
+            else:
+                queue.clear()
+                client.queued = False
             requests.append(entry.request)
             digests.append(entry.digest)
+        self._waiting -= len(requests)
+        self._waiting_bytes -= taken_bytes
         return Batch(requests, digests)
 
     def executed(self, key: Key, now_ms: Millis) -> None:
         """See `executed_many`."""
         self.executed_many((key,), now_ms)
 
+    def executed_block(self, name: bytes, requests: Sequence[Request], now_ms: Millis) -> None:
+        """Block `name` was executed: see `executed_many`."""
+        block = self._blocks.pop(name, None)
+        if block is not None:
+            self._prepared -= len(block.requests)
+            self._bytes -= block.size
+        keys = [(r.client, r.session, r.seq) for r in requests] if self._entries else ()
+        self._forget(keys)
+        self._rate.executed(len(requests), now_ms, bool(self._entries or self._blocks))
+
     def executed_many(self, keys: Sequence[Key], now_ms: Millis) -> None:
         """Blocks with these numbers were executed, with whatever outcome: nothing is pending under
         them any more (A-42)."""
-        entries, verified = self._entries, self._verified
+        self._forget(keys)
+        self._rate.executed(len(keys), now_ms, bool(self._entries or self._blocks))
+
+    def _forget(self, keys: Sequence[Key]) -> None:
+        entries, clients = self._entries, self._clients
+        gone_bytes = admitted = 0
         for key in keys:
             entry = entries.pop(key, None)
             if entry is None:
                 continue
             entry.alive = False
-            self._bytes -= entry.size
-            verified.pop(entry.digest, None)
-            if entry.alternative is not None:
-                verified.pop(entry.alternative[0], None)
-                self._bytes -= entry.alternative[1]
-            client = self._clients[key[0]]
-            self._unqueue(entry, client)
+            gone_bytes += entry.size
+            client = clients[key[0]]
+            if not entry.in_flight:
+                self._no_longer_waits(entry)
             client.pending -= 1
             if entry.admitted:
-                self._admitted -= 1
+                admitted += 1
                 client.admitted -= 1
             if not client.pending:
-                del self._clients[key[0]]
-        self._rate.executed(len(keys), now_ms, bool(entries))
+                del clients[key[0]]
+                client.queued_entries.clear()
+        self._bytes -= gone_bytes
+        self._admitted -= admitted
         self._trim()
 
     def _trim(self) -> None:
-        """Keep the lazily cleaned queues in proportion to what is pending (I-17)."""
+        """Drop what is over from the front of the queues: they stay in proportion to what is pending,
+        because everything is executed, roughly in the order of its coming (I-17)."""
+        order, unforwarded = self._order, self._unforwarded
+        while order and not any(entry.alive for entry in order[0]):
+            order.popleft()
+        while unforwarded and not any(entry.alive and not entry.in_flight for entry in unforwarded[0]):
+            unforwarded.popleft()
         bound = 2 * len(self._entries) + _SLACK
+        if len(order) > bound:
+            self._order = deque(group for group in order if any(entry.alive for entry in group))
+        if len(unforwarded) > bound:
+            self._unforwarded = deque(g for g in unforwarded if any(e.alive for e in g))
         if len(self._arrivals) > bound:
-            self._arrivals = deque(e for e in self._arrivals if e.alive and not e.in_flight)
-        if len(self._unforwarded) > bound:
-            self._unforwarded = deque(e for e in self._unforwarded if e.alive)
+            self._arrivals = deque(g for g in self._arrivals if any(e.alive for e in g))
+        if len(self._ring) > bound:
+            self._ring = deque(client for client in self._ring if client.waiting)
 
-    def returned(self, keys: Iterable[Key]) -> None:
-        """A proposal came to nothing: these requests are waiting again, at their old place."""
-        back = [key for key in keys if (entry := self._entries.get(key)) and entry.in_flight]
-        if back:
-            gone = set(back)
-            self.reset_in_flight(key for key, e in self._entries.items() if e.in_flight and key not in gone)
+    # --- blocks that come to nothing ----------------------------------------------------------
 
-    def reset_in_flight(self, keys: Iterable[Key]) -> None:
-        """Exactly these requests are in blocks under way (those of a new view's proposals, A-28);
-        all others are waiting again, by first sight, and will be forwarded anew."""
+    def unpack(self, names: Iterable[bytes]) -> None:
+        """These blocks will not be executed as they are: what is in them is pending by itself now."""
+        found = [block for name in names if (block := self._blocks.pop(name, None)) is not None]
+        if not found:
+            return
+        entries, clients = self._entries, self._clients
+        for block in found:
+            self._prepared -= len(block.requests)
+            self._bytes -= block.size
+            for request, digest in zip(block.requests, block.digests, strict=True):
+                key = key_of(request)
+                if key in entries:
+                    continue
+                entry = Entry(key, request, digest, size_of(request), block.first_seen_ms, True, False)
+                entries[key] = entry
+                self._bytes += entry.size
+                client = clients.get(request.client)
+                if client is None:
+                    client = clients[request.client] = Client()
+                client.pending += 1
+        ordered = sorted(entries.values(), key=lambda entry: entry.first_seen_ms)
+        self._entries = {entry.key: entry for entry in ordered}
+        self._order = deque([ordered])
+
+    def reset_in_flight(self, keys: Iterable[Key], names: Iterable[bytes] = ()) -> None:
+        """Exactly these requests are in blocks under way (those of a new view's proposals, A-28), and of
+        the accepted blocks exactly `names`; all others are waiting again, by first sight, and will be
+        forwarded anew."""
+        kept = set(names)
+        self.unpack([name for name in self._blocks if name not in kept])
         under_way = set(keys)
         self._ring.clear()
         self._waiting = self._waiting_bytes = 0
         for client in self._clients.values():
-            client.waiting.clear()
+            client.queued_entries.clear()
+            client.waiting, client.queued = 0, False
         waiting: list[Entry] = []
         for key, entry in self._entries.items():
             entry.in_flight = key in under_way
             if not entry.in_flight:
-                self._queue(entry, self._clients[key[0]])
                 waiting.append(entry)
-        self._arrivals = deque(waiting)
-        self._unforwarded = deque(waiting)
+                client = self._clients[key[0]]
+                client.queued_entries.append(entry)
+                client.waiting += 1
+                if not client.queued:
+                    client.queued = True
+                    self._ring.append(client)
+                self._waiting += 1
+                self._waiting_bytes += entry.size
+        self._arrivals = deque([waiting] if waiting else [])
+        self._unforwarded = deque([waiting] if waiting else [])
 
     # --- time ---------------------------------------------------------------------------------
 
     def oldest_pending_ms(self) -> Millis | None:
         """When the oldest pending request was first seen; None if none is pending."""
-        return next(iter(self._entries.values())).first_seen_ms if self._entries else None
+        order = self._order
+        while order and not any(entry.alive for entry in order[0]):
+            order.popleft()
+        seen = [entry.first_seen_ms for entry in order[0] if entry.alive] if order else []
+        seen += [block.first_seen_ms for block in self._blocks.values()]
+        return min(seen, default=None)
 
     def overdue(self, now_ms: Millis, after_ms: Millis) -> bool:
         """True if a request has been pending for `after_ms` or longer (T_req, A3.6)."""
@@ -295,9 +371,12 @@ class Mempool:
     def oldest_waiting_ms(self) -> Millis | None:
         """When the oldest request that is not in flight was first seen."""
         arrivals = self._arrivals
-        while arrivals and (arrivals[0].in_flight or not arrivals[0].alive):
+        while arrivals:
+            for entry in arrivals[0]:
+                if entry.alive and not entry.in_flight:
+                    return entry.first_seen_ms
             arrivals.popleft()
-        return arrivals[0].first_seen_ms if arrivals else None
+        return None
 
     def due_for_forwarding(
         self, now_ms: Millis, after_ms: Millis, limit: int = 1024, max_bytes: int = 1 << 20
@@ -305,18 +384,26 @@ class Mempool:
         """Requests seen `after_ms` ago or earlier that are in no block, each of them once until the
         next view (A-44). The rest of a long list comes with later calls."""
         due: list[Request] = []
-        queue = self._unforwarded
-        while queue and len(due) < limit and now_ms - queue[0].first_seen_ms >= after_ms:
-            entry = queue[0]
-            if entry.alive and not entry.in_flight:
-                if due and entry.size > max_bytes:
-                    break
+        groups = self._unforwarded
+        while groups and now_ms - groups[0][0].first_seen_ms >= after_ms:
+            group = [entry for entry in groups.popleft() if entry.alive and not entry.in_flight]
+            for place, entry in enumerate(group):
+                if (
+                    len(due) >= limit
+                    or (due and entry.size > max_bytes)
+                    or (now_ms - entry.first_seen_ms < after_ms)
+                ):
+                    groups.appendleft(group[place:])
+                    return due
                 max_bytes -= entry.size
                 due.append(entry.request)
-            queue.popleft()
         return due
 
     def pending_keys(self) -> list[Key]:
-        """Numbers of all pending requests, oldest first: after a state transfer, pass those that
-        are decided to `executed_many`."""
+        """Numbers of all requests that are pending by themselves, oldest first: after a state transfer
+        (and `unpack`), pass those that are decided to `executed_many`."""
         return list(self._entries)
+
+    def blocks(self) -> list[bytes]:
+        """Names of the accepted blocks that are not executed yet, oldest first."""
+        return list(self._blocks)

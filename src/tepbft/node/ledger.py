@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tepbft.core.admission import OperatorSignature
-from tepbft.core.block import CONFIG, NORMAL, NULL, Block, Header, Request, decode_body, digest_of
+from tepbft.core.block import CONFIG, NORMAL, NULL, Block, Header, Request, decode_body, request_digests
 from tepbft.core.certificates import CheckpointCertificate
 from tepbft.core.configuration import (
     Configuration,
@@ -127,7 +127,7 @@ class Ledger:
         requests = decode_body(block.body)
         if len(requests) != block.count or not requests:
             raise PeerFault("malformed_block", f"{len(requests)} requests, announced {block.count}")
-        return Decoded(requests, [digest_of(self.chain_id, request) for request in requests])
+        return Decoded(requests, request_digests(self.chain_id, requests))
 
     def proposed(self, digest: bytes, requests: list[Request], digests: list[bytes]) -> None:
         """This node sealed the block itself: nothing to decode or verify again."""
@@ -146,11 +146,12 @@ class Ledger:
             except PeerFault:
                 return
         if found is not None and block.height > self.executor.height:
-            self._mempool.register_block(found.requests, found.digests, self.now)
+            self._mempool.register_block(digest, found.requests, found.digests, self.now)
 
     def dropped(self, digest: bytes) -> None:
         """See `Host.dropped`."""
-        self._decoded.pop(digest, None)
+        if self._decoded.pop(digest, None) is not None:
+            self._mempool.unpack((digest,))
 
     # --- executing ----------------------------------------------------------------------------
 
@@ -170,13 +171,12 @@ class Ledger:
             fields = {"what": "the application is not deterministic, or was changed", "detail": detail}
             self.out.notices.append(Notice("alarm", fields))
         if known != header:
-            self.out.persist.append(HeaderRecord(header, encode(done.receipts)))
+            self.out.persist.append(HeaderRecord(header, done.encoded_receipts))
         if done.snapshot is not None:
             self._snapshots[header.height] = done.snapshot
-        keys = [(request.client, request.session, request.seq) for request in found.requests]
-        self._mempool.executed_many(keys, self.now)
-        self.out.replies += self._replies.executed(done.replies)
-        counted = {"height": header.height, "requests": len(keys), "view": self.executed_view}
+        self._mempool.executed_block(digest, found.requests, self.now)
+        self.out.replies += self._replies.executed(header.height, done.receipts, done.kept)
+        counted = {"height": header.height, "requests": len(found.requests), "view": self.executed_view}
         self.out.notices.append(Notice("executed", counted))
         return header
 
@@ -214,9 +214,8 @@ class Ledger:
         if self._restoring is not None:
             self.executor.restore(self._restoring)
             self._restoring = None
-            decided = self.executor.is_decided
-            gone = [key for key in self._mempool.pending_keys() if decided(*key)]
-            self._mempool.executed_many(gone, self.now)
+            self._mempool.unpack(self._mempool.blocks())
+            self._forget_decided()
         else:
             self.executor.settle()
 
@@ -229,13 +228,22 @@ class Ledger:
             found = self._decoded.get(digest)
             if found is not None:
                 keys += [(request.client, request.session, request.seq) for request in found.requests]
-        self._mempool.reset_in_flight(keys)
+        self._mempool.reset_in_flight(keys, in_flight)
+        self._forget_decided()
+
+    def _forget_decided(self) -> None:
+        """What was unpacked from abandoned blocks may have been executed in others."""
+        decided = self.executor.is_decided
+        gone = [key for key in self._mempool.pending_keys() if decided(*key)]
+        if gone:
+            self._mempool.executed_many(gone, self.now)
 
     def configured(self, cfg: Configuration) -> None:
         """A new configuration began: all that was in flight is void."""
         self.configuration = cfg
         self._decoded.clear()
         self._mempool.reset_in_flight(())
+        self._forget_decided()
 
     def oldest_pending_ms(self) -> Millis | None:
         """See `Host.oldest_pending_ms`."""

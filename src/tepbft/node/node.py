@@ -12,7 +12,16 @@ from typing import assert_never
 import msgspec
 
 from tepbft.core.admission import config_block
-from tepbft.core.block import NORMAL, Block, Header, Receipt, Request, digest_of, encode_body, genesis_header
+from tepbft.core.block import (
+    NORMAL,
+    Block,
+    Header,
+    Receipt,
+    Request,
+    encode_body,
+    genesis_header,
+    request_digests,
+)
 from tepbft.core.configuration import Configuration, Genesis
 from tepbft.core.events import (
     AdmissionRequested,
@@ -125,7 +134,7 @@ class Node:
         )
         self._proposed_above: Height = 0
         self._wall_ms: Millis = 0
-        self._forwarded_ms: Millis = 0
+        self._more = False
         self.counters: dict[str, int] = {}
 
     # --- the one door -------------------------------------------------------------------------
@@ -153,6 +162,7 @@ class Node:
                 else:
                     self.replica.on_message(event.sender, event.message)
             case ClientRequests():
+                self._more = event.more
                 self._admit(event.connection, event.requests)
             case TcAnswered():
                 self.replica.on_answer(event.request, event.answer)
@@ -218,23 +228,30 @@ class Node:
         refused: list[tuple[bytes, int, int, str]],
     ) -> tuple[list[Request], list[bytes]]:
         """The requests that may still be executed, with their digests; the others are answered."""
-        fresh: list[Request] = []
-        digests: list[bytes] = []
+        known = self._requests.known
+        strangers = [request for request in requests if not known(request.client)]
+        if strangers:
+            refused += [(r.client, r.session, r.seq, "unknown_client") for r in strangers]
+            requests = [request for request in requests if known(request.client)]
+        digests = request_digests(self.chain_id, requests)
         classify = self.ledger.executor.classify
-        for request in requests:
-            if not self._requests.known(request.client):
-                refused.append((request.client, request.session, request.seq, "unknown_client"))
-                continue
-            digest = digest_of(self.chain_id, request)
-            status = classify(request, digest)
+        statuses = [
+            classify(request.client, request.session, request.seq, digest)
+            for request, digest in zip(requests, digests, strict=True)
+        ]
+        if statuses.count(EXECUTE) == len(statuses):
+            return list(requests), digests
+        fresh: list[Request] = []
+        fresh_digests: list[bytes] = []
+        for request, digest, status in zip(requests, digests, statuses, strict=True):
             if status == EXECUTE:
                 fresh.append(request)
-                digests.append(digest)
+                fresh_digests.append(digest)
             elif status in REFUSAL_CODES:
                 refused.append((request.client, request.session, request.seq, REFUSAL_CODES[status]))
             else:
                 self._answer_again(connection, request, digest, refused)
-        return fresh, digests
+        return fresh, fresh_digests
 
     def _answer_again(
         self,
@@ -294,6 +311,7 @@ class Node:
                 max(0, state.next_height - 1 - state.executed),
                 state.next_height,
                 state.stable_height,
+                self._more,
             )
             if not self._sealer.should_seal(moment):
                 return

@@ -7,7 +7,7 @@ and is answered from the client table.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tepbft.core.block import Receipt, Request
 from tepbft.core.events import Reply
@@ -56,14 +56,28 @@ class Replies:
         self._clients.pop(connection, None)
         self._held = [reply for reply in self._held if reply.connection != connection]
 
-    def executed(self, outcomes: Sequence[tuple[Height, Receipt]]) -> list[Reply]:
-        """Replies for the outcomes of one block; held back if they have to wait for stability."""
-        grouped: dict[tuple[ConnectionId, Height], list[Receipt]] = {}
-        routes = self._routes
-        for height, receipt in outcomes:
-            for connection in routes.get(receipt.client, ()):
-                grouped.setdefault((connection, height), []).append(receipt)
-        replies = [Reply(connection, height, found) for (connection, height), found in grouped.items()]
+    def executed(
+        self,
+        height: Height,
+        receipts: Sequence[Receipt],
+        kept: Mapping[int, tuple[Height, Receipt]],
+    ) -> list[Reply]:
+        """Replies for the block at `height`, with `kept` in place of the receipts that it names (see
+        `Executed`); held back if they have to wait for stability."""
+        grouped: dict[ConnectionId, list[Receipt]] = {}
+        routes, nobody = self._routes, ()
+        for index, receipt in enumerate(receipts):
+            if kept and index in kept:
+                continue
+            for connection in routes.get(receipt.client, nobody):
+                found = grouped.get(connection)
+                if found is None:
+                    grouped[connection] = [receipt]
+                else:
+                    found.append(receipt)
+        replies = [Reply(connection, height, found) for connection, found in grouped.items()]
+        for since, receipt in kept.values():
+            replies += [Reply(connection, since, [receipt]) for connection in routes.get(receipt.client, ())]
         if not self._after_stable:
             return replies
         self._held += replies

@@ -99,15 +99,15 @@ class Inbox:
         """A new source; `pause` and `resume` stop and continue its reading."""
         return Source(self, kind, name, pause, resume)
 
-    def take(self, limit: int) -> list[tuple[Source, Any]]:
-        """At most about `limit` items, kinds and sources taking turns."""
+    def take(self, limit: int, *, clients: bool = True) -> list[tuple[Source, Any]]:
+        """At most about `limit` items, kinds and sources taking turns; none of clients without `clients`."""
         taken: list[tuple[Source, Any]] = []
         idle = 0
         while len(taken) < limit and idle < len(KINDS):
             kind = self._turn[0]
             self._turn.rotate(-1)
             ring = self._rings[kind]
-            if not ring.active:
+            if not ring.active or (kind == "client" and not clients):
                 idle += 1
                 continue
             idle = 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import gc
 import itertools
 import json
 import os
@@ -410,7 +411,17 @@ def _run(
             contextlib.closing(launcher.open_device()) as device,
             asyncio.Runner(loop_factory=_loop_factory()) as runner,
         ):
-            return runner.run(serve(parts, parts.core(store, device), sockets))
+            core = parts.core(store, device)
+            _tame_garbage_collection()
+            return runner.run(serve(parts, core, sockets))
+
+
+def _tame_garbage_collection() -> None:
+    """What lives by now lives for good; what comes and goes with requests is freed by its references.
+    So cycles are looked for seldom: the default would walk the whole pool every few blocks."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -41,12 +41,13 @@ from tepbft.runtime.peers import PeerNetwork
 from tepbft.runtime.readmission import Readmission
 from tepbft.storage.errors import StoreFull
 from tepbft.storage.port import ChainStore
-from tepbft.trusted.port import TcRequest
+from tepbft.trusted.port import AdvanceFloor, TcRequest
 from tepbft.types import ConnectionId
 from tepbft.wire import WantProof
 
 BATCH_FRAMES = 128
 MERGE_EVENTS = 32
+PART_REQUESTS = 256
 RETRY_S = 1.0
 PROBE_MS = 1000
 """How often a component that has nothing to do is asked whether it is still there."""
@@ -74,6 +75,15 @@ def merge(into: Effects, more: Effects) -> None:
     into.replies += more.replies
     into.busy += more.busy
     into.notices += more.notices
+
+
+def _in_parts(event: ClientRequests) -> list[ClientRequests]:
+    """The same requests in events of at most `PART_REQUESTS`."""
+    requests = event.requests
+    if len(requests) <= PART_REQUESTS:
+        return [event]
+    starts = range(0, len(requests), PART_REQUESTS)
+    return [ClientRequests(event.connection, requests[at : at + PART_REQUESTS]) for at in starts]
 
 
 class Shell:
@@ -115,9 +125,14 @@ class Shell:
         self._clock = clock or Clock()
         self._effects = Effects()
         self._backlog: deque[Event] = deque()
+        self._requests: deque[ClientRequests] = deque()
+        """Requests of clients, worked off one part at a time: their signatures take long, and what peers
+        say must not wait for all of them."""
         self._lost = False
         self._full = False
         self._probe_ms = 0
+        self._tick_at_ms = 0
+        self._floor: list[TcRequest] = []
         self._stop = asyncio.Event()
         self._wake = asyncio.Event()
         inbox.wake = self._wake.set
@@ -144,7 +159,8 @@ class Shell:
                     self.work()
                 else:
                     self.turn()
-                    await (asyncio.sleep(0) if self._inbox else self._pause(self._tick_ms / 1000))
+                    busy = self._inbox or self._requests
+                    await (asyncio.sleep(0) if busy else self._pause(self._tick_ms / 1000))
         except TepbftError:
             raise  # the store or the system failed, and a person has to do something about it
         except Exception as error:
@@ -155,29 +171,33 @@ class Shell:
 
     def turn(self) -> None:
         """One batch of input, then a tick."""
-        for source, item in self._inbox.take(BATCH_FRAMES):
+        for source, item in self._inbox.take(BATCH_FRAMES, clients=not self._requests):
             event = self._event(source, item)
-            if event is not None:
+            if isinstance(event, ClientRequests):
+                self._requests += _in_parts(event)
+            elif event is not None:
                 self._backlog.append(event)
         admission = self._admission()
         if self._lost:
             return
         if admission is not None:
             self._backlog.append(admission)
-        self._backlog.append(Tick(self._clock.wall_ms()))
+        now_ms = self._clock.now_ms()
+        if now_ms >= self._tick_at_ms:
+            self._tick_at_ms = now_ms + self._tick_ms
+            self._backlog.append(Tick(self._clock.wall_ms()))
         self.work()
 
     def work(self) -> None:
-        """Step through the backlog and carry out what comes of it."""
+        """Step through the backlog and one part of the clients' requests, and carry out what comes of it."""
         try:
             self.carry_out()
-            while self._backlog:
-                events = 0
-                while self._backlog and not self._effects.store and events < MERGE_EVENTS:
-                    merge(self._effects, self.core.node.step(self._backlog.popleft(), self._clock.now_ms()))
-                    events += 1
-                self._metrics.batch_events.observe(events)
-                self.carry_out()
+            self._drain()
+            if self._requests:
+                part = self._requests.popleft()
+                more = bool(self._requests) or self._inbox.bytes_of("client") > 0
+                self._backlog.append(ClientRequests(part.connection, part.requests, more))
+                self._drain()
         except StoreFull as error:
             if not self._full:
                 log.error("store_full", reason=error.reason, remedy=error.remedy)
@@ -190,6 +210,15 @@ class Shell:
             if self._full:
                 self._full, self.trouble = False, ""
                 log.info("store_has_room")
+
+    def _drain(self) -> None:
+        while self._backlog:
+            events = 0
+            while self._backlog and not self._effects.store and events < MERGE_EVENTS:
+                merge(self._effects, self.core.node.step(self._backlog.popleft(), self._clock.now_ms()))
+                events += 1
+            self._metrics.batch_events.observe(events)
+            self.carry_out()
 
     # --- effects, in their order --------------------------------------------------------------
 
@@ -205,8 +234,10 @@ class Shell:
             self._store(effects.store[0])
             del effects.store[0]
         self._effects = Effects()
-        if effects.certify and not self._certify(effects.certify):
-            return
+        if effects.certify:
+            requests = self._with_floor(effects.certify)
+            if requests and not self._certify(requests):
+                return
         for send in effects.send:
             self._network.send(send.to, send.message)
         if effects.replies:
@@ -231,6 +262,15 @@ class Shell:
                 store.replace_state(effect.height, effect.header, effect.certificate, effect.chunks)
             case _:
                 assert_never(effect)
+
+    def _with_floor(self, requests: list[TcRequest]) -> list[TcRequest]:
+        """Moving the floor alone is not worth a call: it goes in front of the next one, which finds it
+        where it must be. Held back it hurts nobody, a lower floor only attests to more (A2, V3)."""
+        if all(isinstance(request, AdvanceFloor) for request in requests):
+            self._floor = requests[-1:]
+            return []
+        held, self._floor = self._floor, []
+        return held + requests
 
     def _certify(self, requests: list[TcRequest]) -> bool:
         """False if the trusted component is gone: nothing that could depend on it leaves."""
@@ -300,8 +340,9 @@ class Shell:
     def _lose(self, error: BaseException) -> None:
         """The component is gone: this node says nothing more until it has one again."""
         self._lost, self._full = True, False
-        self._effects = Effects()
+        self._effects, self._floor = Effects(), []
         self._backlog.clear()
+        self._requests.clear()
         self.trouble = "its trusted component is gone; it is started again, which may need a readmission"
         self._metrics.tc_restarts.inc()
         log.error("trusted_component_lost", reason=str(error) or type(error).__name__)

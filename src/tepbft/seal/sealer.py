@@ -2,8 +2,11 @@
 
 An idle primary proposes at once, so a lone request waits for nobody. A busy one
 lets requests gather while its blocks are under way: the fuller the blocks, the
-cheaper each request. Nothing waits longer than `max_wait_ms` for company, as long as
-fewer than `in_flight_limit` blocks are under way and the window has room.
+cheaper each request. How many have to gather grows steeply with the blocks under way:
+with none the others are idle and must be fed, with one they will soon be, with more
+there is time for a full block. So blocks grow with the load by themselves, until the
+cost of a block no longer matters. Nothing waits for company for ever: `max_wait_ms` with
+one block under way, and longer the more there are.
 """
 
 from __future__ import annotations
@@ -11,6 +14,11 @@ from __future__ import annotations
 from msgspec import Struct
 
 from tepbft.types import Height, Millis
+
+LEAST_REQUESTS = 64
+"""Enough for a block that feeds idle nodes while more requests are being verified."""
+GROWTH = 4
+"""Each block under way makes so many times more requests worth waiting for."""
 
 
 class Sealing(Struct, frozen=True):
@@ -26,6 +34,8 @@ class Sealing(Struct, frozen=True):
     """Own proposals of this view that are not executed yet."""
     next_height: Height
     stable: Height
+    more: bool = False
+    """Further requests have arrived and only wait to be verified."""
 
 
 class Sealer(Struct, frozen=True):
@@ -42,20 +52,28 @@ class Sealer(Struct, frozen=True):
         """True if another block, of whatever content, may be under way."""
         return moment.in_flight < self.in_flight_limit and moment.next_height <= moment.stable + self.window
 
+    def enough(self, moment: Sealing) -> int:
+        """Requests that are worth a block at once."""
+        if not moment.in_flight and not moment.more:
+            return 1
+        return min(self.block_requests, LEAST_REQUESTS * GROWTH ** min(moment.in_flight, 8))
+
+    def patience_ms(self, moment: Sealing) -> Millis:
+        """How long a request waits for company: the more blocks are under way, the less is lost by it."""
+        return self.max_wait_ms * max(1, moment.in_flight) ** 2
+
     def should_seal(self, moment: Sealing) -> bool:
         """True if a block should be cut now."""
         if not moment.waiting or not self.may_propose(moment):
             return False
-        if not moment.in_flight:
-            return True
-        if moment.waiting >= self.block_requests or moment.waiting_bytes >= self.block_bytes:
+        if moment.waiting >= self.enough(moment) or moment.waiting_bytes >= self.block_bytes:
             return True
         oldest = moment.oldest_waiting_ms
-        return oldest is not None and moment.now_ms - oldest >= self.max_wait_ms
+        return oldest is not None and moment.now_ms - oldest >= self.patience_ms(moment)
 
     def wake_at_ms(self, moment: Sealing) -> Millis | None:
         """When `should_seal` becomes true by time alone; None if something else has to happen first."""
         oldest = moment.oldest_waiting_ms
         if not moment.waiting or oldest is None or not self.may_propose(moment):
             return None
-        return moment.now_ms if self.should_seal(moment) else oldest + self.max_wait_ms
+        return moment.now_ms if self.should_seal(moment) else oldest + self.patience_ms(moment)

@@ -78,13 +78,15 @@ Record: TypeAlias = (
 
 
 class StateWrites(Struct, frozen=True):
-    """What a block changed: sorted (key, value) pairs; value None deletes.
+    """What a block changed: (key, value) pairs, each key once; value None deletes.
 
     Keys carry a one-byte prefix: `a` application, `c` client table, `s` system.
     """
 
     height: Height
     writes: Sequence[tuple[bytes, bytes | None]]
+    size: int = 0
+    """A hint: about how many bytes an application's writes are."""
 
 
 class StoredBlock(Struct, frozen=True):

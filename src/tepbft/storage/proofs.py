@@ -7,7 +7,7 @@ from itertools import pairwise
 from tepbft.core.block import CONFIG, Header, Receipt
 from tepbft.core.certificates import CheckpointCertificate
 from tepbft.core.configuration import Configuration, Genesis
-from tepbft.crypto.hash import merkle_path
+from tepbft.core.receipt_tree import receipt_proof
 from tepbft.errors import PeerFault
 from tepbft.storage.port import ChainStore
 from tepbft.storage.records import decode_configuration, decode_receipts
@@ -31,12 +31,14 @@ def prove(
         raise LookupError(f"the next certified height, {certified.height}, is too far above {height}")
     headers = [_header(store, h) for h in range(height, certified.height)] + [certified]
     _check_links(headers, certificate)
+    neighbours, path = receipt_proof(receipts, index)
     return ProvenReceipt(
         chain_id=genesis.chain_id,
         receipt=receipts[index],
         index=index,
         count=len(receipts),
-        path=merkle_path([receipt.leaf() for receipt in receipts], index),
+        neighbours=neighbours,
+        path=path,
         headers=headers,
         certificate=certificate,
         links=configuration_links(store, certificate.cfg),

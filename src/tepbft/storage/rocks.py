@@ -218,14 +218,16 @@ class RocksStore:
     def install(self, writes: Sequence[StateWrites], stable: Height, header: Header) -> None:
         """See `ChainStore.install`."""
         check_install(self._meta.installed, writes, stable, header)
+        newest: dict[bytes, bytes | None] = {}
+        for block in writes:  # what several blocks wrote is written once
+            newest.update(block.writes)
         batch = WriteBatch(raw_mode=True)
         put, delete = batch.put, batch.delete
-        for block in writes:
-            for key, value in block.writes:
-                if value is None:
-                    delete(STATE_PREFIX + key)
-                else:
-                    put(STATE_PREFIX + key, value)
+        for key, value in newest.items():
+            if value is None:
+                delete(STATE_PREFIX + key)
+            else:
+                put(STATE_PREFIX + key, value)
         meta = self._move_to(batch, stable, header)
         self._open_db.write(batch)
         self._meta = meta

@@ -57,7 +57,7 @@ def read_ledger(name: str, layout: NodeLayout, genesis: Genesis, above: Height, 
                 continue
             found.headers[height] = stored.header.digest()
             found.outcomes[height] = [
-                ((receipt.client, receipt.session, receipt.seq), receipt.status, receipt.leaf())
+                ((receipt.client, receipt.session, receipt.seq), receipt.status, receipt.digest())
                 for receipt in (decode_receipts(stored.receipts) if stored.receipts else [])
             ]
     return found

@@ -21,7 +21,7 @@ from tepbft.core.block import (
 )
 from tepbft.core.certificates import CheckpointCertificate, Vote
 from tepbft.core.configuration import Configuration, Genesis, Member, Parameters, next_configuration
-from tepbft.crypto.hash import EMPTY_ROOT, merkle_path, merkle_root
+from tepbft.core.receipt_tree import receipt_proof, receipts_root
 from tepbft.crypto.node_key import NodeKey
 from tepbft.crypto.operator import sign_replacement
 from tepbft.trusted.hbusig import HbUsig
@@ -111,7 +111,7 @@ class Chain:
         return self._append(block, [self.receipt(request) for request in requests])
 
     def _append(self, block: Block, receipts: list[Receipt]) -> int:
-        root = merkle_root([receipt.leaf() for receipt in receipts]) if receipts else EMPTY_ROOT
+        root = receipts_root(receipts)
         header = Header(
             height=block.height,
             ts=block.ts,
@@ -146,13 +146,14 @@ class Chain:
     def prove(self, height: int, index: int, nodes: Sequence[int] | None = None) -> ProvenReceipt:
         """The proven receipt at (height, index), certified at the head."""
         receipts = self.receipts[height]
-        leaves = [receipt.leaf() for receipt in receipts]
+        neighbours, path = receipt_proof(receipts, index)
         return ProvenReceipt(
             chain_id=self.chain_id,
             receipt=receipts[index],
             index=index,
             count=len(receipts),
-            path=merkle_path(leaves, index),
+            neighbours=neighbours,
+            path=path,
             headers=self.headers[height:],
             certificate=self.certify(self.head, nodes),
             links=list(self.links),

@@ -137,7 +137,7 @@ async def test_receipts_verify_offline_and_liars_are_passed_over(tmp_path: Path)
             found = verify_receipt(load_genesis(tmp_path / "genesis.json"), proof)
             assert (found.seq, found.height, found.result) == (1, outcome.height, b"cba")
             assert found.is_for(b"abc")
-            assert proof.receipt.leaf() == outcome.receipt_digest
+            assert proof.receipt.digest() == outcome.receipt_digest
 
 
 async def test_a_receipt_that_nobody_proves_is_a_clear_error(tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ replace = msgspec.structs.replace
 def _chain() -> tuple[Chain, ProvenReceipt]:
     chain = Chain(5)
     chain.execute([chain.request(1, b"one")])
-    height = chain.execute([chain.request(seq, b"op%d" % seq) for seq in range(2, 7)])
-    chain.execute([chain.request(7, b"seven")])
+    height = chain.execute([chain.request(seq, b"op%d" % seq) for seq in range(2, 32)])
+    chain.execute([chain.request(32, b"last")])
     return chain, chain.prove(height, 3)
 
 
@@ -52,7 +52,7 @@ def test_a_receipt_verifies_from_the_genesis_alone() -> None:
 
 
 def test_every_position_of_a_block_is_provable() -> None:
-    for index in range(5):
+    for index in range(30):
         assert verify_receipt(CHAIN.genesis, CHAIN.prove(2, index)).seq == index + 2
 
 
@@ -85,7 +85,9 @@ def test_a_forged_receipt_is_refused(change: dict[str, Any]) -> None:
 
 def test_a_wrong_merkle_path_is_refused() -> None:
     refused(replace(PROOF, index=2), "position")
-    refused(replace(PROOF, index=5), "position")
+    refused(replace(PROOF, index=30), "position")
+    refused(replace(PROOF, neighbours=PROOF.neighbours[:-1]), "position")
+    refused(replace(PROOF, neighbours=list(reversed(PROOF.neighbours))), "position")
     refused(replace(PROOF, path=PROOF.path[:-1]), "position")
     refused(replace(PROOF, path=[*PROOF.path, bytes(32)]), "position")
     refused(replace(PROOF, path=list(reversed(PROOF.path))), "position")

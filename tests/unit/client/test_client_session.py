@@ -174,7 +174,7 @@ def test_f_plus_1_equal_answers_complete_a_request() -> None:
     assert tell(one, 0, 7, [receipt(request)], 11) == []
     assert tell(one, 4, 7, [receipt(request)], 12) == []
     (outcome,) = tell(one, 2, 7, [receipt(request)], 14.5, view=9)
-    assert outcome == Outcome(77, 1, 7, OK, b"done", receipt(request).leaf(), (0, 2, 4), 4.5)
+    assert outcome == Outcome(77, 1, 7, OK, b"done", receipt(request).digest(), (0, 2, 4), 4.5)
     assert (outcome.ok, outcome.status_name) == (True, "ok")
     assert one.idle
     assert tell(one, 1, 7, [receipt(request)]) == []
@@ -445,7 +445,7 @@ def test_f_nodes_cannot_end_a_session() -> None:
 def proof_of(found: Receipt, height: int = 7) -> wire.ProvenReceipt:
     header = Header(height, 0, *[bytes(32)] * 6)
     certificate = CheckpointCertificate(0, height, header.digest(), ())
-    return wire.ProvenReceipt(CHAIN, found, 0, 1, [], [header], certificate, [])
+    return wire.ProvenReceipt(CHAIN, found, 0, 1, [], [], [header], certificate, [])
 
 
 def asked(one: Session) -> int:

@@ -165,7 +165,7 @@ def test_a40_asking_changes_nothing():
     run(machine, [request(1, 1, 1, b"add x")])
     for session, seq in ((2, 1), (1, 1), (0, 1), (1, 50)):
         ask = request(1, session, seq, b"add x")
-        machine.classify(ask, digest_of(CHAIN, ask))
+        machine.classify(ask.client, ask.session, ask.seq, digest_of(CHAIN, ask))
         machine.is_decided(client(1), session, seq)
     assert run(machine, [request(1, 1, 2, b"add x")]).receipts[0].status == OK
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from execution_world import (
     CHAIN,
@@ -30,12 +31,14 @@ from tepbft.core.block import (
     genesis_header,
     null_block,
 )
-from tepbft.crypto.hash import EMPTY_ROOT, digest, merkle_check, merkle_path, merkle_root
+from tepbft.core.receipt_tree import check_receipt, receipt_proof, receipts_root
+from tepbft.crypto.hash import EMPTY_ROOT, digest
 from tepbft.errors import ContractBroken
 from tepbft.execution import executor as executor_module
 from tepbft.execution.executor import CONFIG_KEY, Executor
 from tepbft.execution.snapshot import decode_chunk, snapshot_root
 from tepbft.types import ZERO_DIGEST
+from tepbft.wire import encode
 
 ops = st.sampled_from(
     [
@@ -116,12 +119,11 @@ def test_header_fields_are_what_they_are_said_to_be():
     header = done.header
     assert header.parent == parent.digest()
     assert done.digest == header.digest() == machine.head_digest
-    leaves = [r.leaf() for r in done.receipts]
-    assert header.receipts_root == merkle_root(leaves)
-    assert merkle_check(leaves[1], 1, 2, merkle_path(leaves, 1), header.receipts_root)
-    write_set = b"".join([(2).to_bytes(4, "little"), (1).to_bytes(8, "little", signed=True), b"ak", b"v"])
+    assert header.receipts_root == receipts_root(done.receipts)
+    assert check_receipt(done.receipts[1], 1, 2, *receipt_proof(done.receipts, 1), header.receipts_root)
+    write_set = msgspec.msgpack.encode([(b"ak", b"v")])
     assert header.state_root == digest(b"TEP1/STA", parent.state_root, digest(write_set))
-    assert header.clients_root == digest(b"TEP1/CLI", parent.clients_root, digest(*leaves))
+    assert header.clients_root == digest(b"TEP1/CLI", parent.clients_root, digest(encode(done.receipts)))
     assert header.snapshot_root == ZERO_DIGEST
     assert header.ts == 70
 

@@ -24,7 +24,8 @@ def full(key: tuple[int, int, int]) -> tuple[bytes, int, int]:
 
 
 class PoolMachine(RuleBasedStateMachine):
-    """The model is one dict in order of first sight: key -> [content, state, admitted, first seen]."""
+    """The model: requests by themselves, key -> [content, state, admitted, first seen], in order of coming;
+    and accepted blocks, name -> [requests, first seen]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,6 +35,8 @@ class PoolMachine(RuleBasedStateMachine):
             )
         )
         self.model: dict[tuple[int, int, int], list] = {}
+        self.blocks: dict[bytes, list] = {}
+        self.names = 0
         self.now = 0
 
     @rule(key=keys, content=contents, step=st.integers(0, 5))
@@ -49,15 +52,17 @@ class PoolMachine(RuleBasedStateMachine):
         if not busy:
             self.model[key] = [content, "waiting", True, self.now]
 
-    @rule(block=st.lists(st.tuples(keys, contents), max_size=4))
+    @rule(block=st.lists(st.tuples(keys, contents), min_size=1, max_size=4))
     def prepare(self, block):
         built = [build(*item) for item in block]
-        self.pool.register_block([r for r, _ in built], [d for _, d in built], self.now)
-        for key, content in block:
+        self.names += 1
+        name = b"%d" % self.names
+        self.pool.register_block(name, [r for r, _ in built], [d for _, d in built], self.now)
+        for key, _ in block:
             if key in self.model:
                 self.model[key][1] = "in flight"
-            elif sum(not entry[2] for entry in self.model.values()) < PREPARED:
-                self.model[key] = [content, "in flight", False, self.now]
+        if sum(len(items) for items, _ in self.blocks.values()) + len(block) <= PREPARED:
+            self.blocks[name] = [block, self.now]
 
     @rule(count=st.integers(1, 5))
     def take(self, count):
@@ -82,38 +87,61 @@ class PoolMachine(RuleBasedStateMachine):
         for key in done:
             self.model.pop(key, None)
 
-    @rule(again=st.lists(keys, max_size=3))
-    def change_view(self, again):
-        self.pool.reset_in_flight([full(key) for key in again])
+    @rule(choice=st.integers(0, 5))
+    def execute_a_block(self, choice):
+        if not self.blocks:
+            return
+        name = list(self.blocks)[choice % len(self.blocks)]
+        block, _ = self.blocks.pop(name)
+        self.pool.executed_block(name, [build(*item)[0] for item in block], self.now)
+        for key, _ in block:
+            self.model.pop(key, None)
+
+    def unpacked(self, names):
+        for name in names:
+            block, seen = self.blocks.pop(name)
+            for key, content in block:
+                self.model.setdefault(key, [content, "in flight", False, seen])
+        if names:
+            self.model = dict(sorted(self.model.items(), key=lambda item: item[1][3]))
+
+    @rule(count=st.integers(0, 3))
+    def drop_blocks(self, count):
+        names = list(self.blocks)[:count]
+        self.pool.unpack(names)
+        self.unpacked(names)
+
+    @rule(again=st.lists(keys, max_size=3), kept=st.integers(0, 3))
+    def change_view(self, again, kept):
+        names = list(self.blocks)[:kept]
+        self.pool.reset_in_flight([full(key) for key in again], names)
+        self.unpacked([name for name in self.blocks if name not in names])
         for key, entry in self.model.items():
             entry[1] = "in flight" if key in again else "waiting"
-
-    @rule(back=st.lists(keys, max_size=3))
-    def give_back(self, back):
-        self.pool.returned([full(key) for key in back])
-        for key in back:
-            if key in self.model:
-                self.model[key][1] = "waiting"
 
     @invariant()
     def pool_agrees(self):
         pool, entries = self.pool, list(self.model.values())
         assert pool.pending_keys() == [full(key) for key in self.model]
+        assert pool.blocks() == list(self.blocks)
+        assert len(pool) == len(entries) + sum(len(items) for items, _ in self.blocks.values())
         assert pool.waiting == sum(entry[1] == "waiting" for entry in entries)
-        assert pool.oldest_pending_ms() == (entries[0][3] if entries else None)
+        pending = [entry[3] for entry in entries] + [seen for _, seen in self.blocks.values()]
+        assert pool.oldest_pending_ms() == min(pending, default=None)
         seen = [entry[3] for entry in entries if entry[1] == "waiting"]
         assert pool.oldest_waiting_ms() == (seen[0] if seen else None)
 
     @invariant()
     def accounts_are_exact(self):
         pool = self.pool
-        assert (pool._bytes == 0) == (not self.model)
+        assert (pool._bytes == 0) == (not self.model and not self.blocks)
         assert (pool.waiting_bytes == 0) == (pool.waiting == 0)
-        assert len(pool._verified) <= 2 * len(self.model)
         for key, (content, *_) in self.model.items():
-            assert pool.verified(build(key, content)[1], b"auth")
-        waiting = sorted({full(k)[0] for k, entry in self.model.items() if entry[1] == "waiting"})
-        assert sorted(pool._ring) == waiting
+            assert pool.verified(*build(key, content))
+        for who, client in pool._clients.items():
+            mine = [entry for k, entry in self.model.items() if full(k)[0] == who]
+            assert client.pending == len(mine) and client.admitted == sum(entry[2] for entry in mine)
+            assert client.waiting == sum(entry[1] == "waiting" for entry in mine)
         assert sorted(pool._clients) == sorted({full(key)[0] for key in self.model})
 
 

@@ -20,9 +20,8 @@ def test_outcomes_are_grouped_per_connection_and_height() -> None:
     one, two = ConnectionId(1), ConnectionId(2)
     replies.heard(one, [request(b"a"), request(b"b")])
     replies.heard(two, [request(b"b", 2)])
-    out = replies.executed(
-        [(5, receipt(b"a")), (5, receipt(b"b")), (3, receipt(b"a", 9)), (5, receipt(b"c"))]
-    )
+    block = [receipt(b"a"), receipt(b"b"), receipt(b"a", 9), receipt(b"c")]
+    out = replies.executed(5, block, {2: (3, receipt(b"a", 9))})
     assert sorted((r.connection, r.height, len(r.receipts)) for r in out) == [(1, 3, 1), (1, 5, 2), (2, 5, 1)]
 
 
@@ -31,20 +30,21 @@ def test_a_closed_connection_is_forgotten_with_what_waits_for_it() -> None:
     one, two = ConnectionId(1), ConnectionId(2)
     replies.heard(one, [request(b"a")])
     replies.heard(two, [request(b"a")])
-    assert replies.executed([(4, receipt(b"a"))]) == []
+    assert replies.executed(4, [receipt(b"a")], {}) == []
     replies.closed(one)
     assert [(r.connection, r.height) for r in replies.stable(4)] == [(2, 4)]
     assert replies.stable(9) == []
     replies.closed(two)
     replies.closed(two)
-    assert replies.executed([(5, receipt(b"a"))]) == [] == replies.stable(5)
+    assert replies.executed(5, [receipt(b"a")], {}) == [] == replies.stable(5)
     assert replies._routes == {} == replies._clients
 
 
 def test_replies_wait_for_their_own_height() -> None:
     replies = Replies(after_stable=True)
     replies.heard(ConnectionId(1), [request(b"a")])
-    replies.executed([(4, receipt(b"a", 1)), (5, receipt(b"a", 2))])
+    replies.executed(4, [receipt(b"a", 1)], {})
+    replies.executed(5, [receipt(b"a", 2)], {})
     assert [r.height for r in replies.stable(4)] == [4]
     assert [r.height for r in replies.stable(8)] == [5]
 
@@ -54,6 +54,6 @@ def test_i17_one_client_on_many_connections_is_bounded() -> None:
     replies = Replies(after_stable=False)
     for number in range(CONNECTIONS_PER_CLIENT + 10):
         replies.heard(ConnectionId(number), [request(b"a")])
-    out = replies.executed([(1, receipt(b"a"))])
+    out = replies.executed(1, [receipt(b"a")], {})
     assert len(out) == CONNECTIONS_PER_CLIENT
     assert min(r.connection for r in out) == 10

@@ -18,6 +18,7 @@ from tepbft.core.block import NORMAL, Block, Header, Receipt, Request, encode_bo
 from tepbft.core.certificates import CheckpointCertificate, CommitCertificate, Vote
 from tepbft.core.configuration import Genesis, Member, Parameters, decode_genesis
 from tepbft.core.events import Busy, ClientRequests, Effects, Event, Reply
+from tepbft.core.receipt_tree import receipts_root
 from tepbft.node.status import NodeStatus
 from tepbft.rpc import app as app_module
 from tepbft.rpc.app import create_app
@@ -48,7 +49,7 @@ def stored(height: int) -> StoredBlock:
     block = Block(0, height, NORMAL, 5, 1, body)
     certificate = CommitCertificate(0, 0, height, block.digest(GENESIS.chain_id), (Vote(0, 1, b"s"),))
     zero = bytes(32)
-    header = Header(height, 5, certificate.digest, zero, zero, RECEIPT.leaf(), zero, zero)
+    header = Header(height, 5, certificate.digest, zero, zero, receipts_root([RECEIPT]), zero, zero)
     return StoredBlock(block, certificate, header, encode_receipts([RECEIPT]))
 
 

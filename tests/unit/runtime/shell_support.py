@@ -210,8 +210,11 @@ class FakeClients:
 
 class FakeClock:
     now = 1000
+    step = 0
+    """How far the clock moves whenever somebody looks."""
 
     def now_ms(self) -> int:
+        self.now += self.step
         return self.now
 
     def wall_ms(self) -> int:

@@ -146,7 +146,7 @@ def test_a_genesis_that_is_none(folder: Folder) -> None:
 def test_settings_that_contradict_the_genesis(folder: Folder) -> None:
     with pytest.raises(TepbftError, match="in_flight_blocks"):
         process.own_entry(
-            folder.layout, msgspec.structs.replace(folder.settings, in_flight_blocks=17), folder.genesis
+            folder.layout, msgspec.structs.replace(folder.settings, in_flight_blocks=33), folder.genesis
         )
 
 

@@ -34,7 +34,9 @@ def small(**changes: Any) -> WorldConfig:
     """A calm little world."""
     plain: dict[str, Any] = {
         "seed": 1,
-        "parameters": Parameters(window=2, snapshot_interval=2, keep_blocks=2, client_window=8),
+        "parameters": Parameters(
+            window=2, checkpoint_interval=1, snapshot_interval=2, keep_blocks=2, client_window=8
+        ),
         "options": FAST,
         "heal_ms": 600,
         "limit_ms": 20_000,

@@ -235,9 +235,10 @@ TIMER_STOPS_AT_ACCEPT: Changes = (
     edit(
         Mempool.oldest_pending_ms,
         (
-            "return next(iter(self._entries.values())).first_seen_ms if self._entries else None",
-            "return next((e.first_seen_ms for e in self._entries.values() if not e.in_flight), None)",
+            "seen = [entry.first_seen_ms for entry in order[0] if entry.alive] if order else []",
+            "seen = [e.first_seen_ms for group in order for e in group if e.alive and not e.in_flight]",
         ),
+        ("seen += [block.first_seen_ms for block in self._blocks.values()]\n", "pass\n"),
     ),
 )
 GC_BY_VIEW_CHANGE: Changes = (
@@ -279,7 +280,7 @@ BARRIER_WITHOUT_STABLE: Changes = (edit(barrier.pass_barrier, (" or s.stable_hei
 
 VSEQ_LAST_ONLY: Changes = (
     edit(
-        client_table.ClientTable.record,
+        client_table.ClientTable.take_up,
         ("    entry.bitmap = bitmap\n", "    entry.low, entry.bitmap = max(entry.low, seq), 0\n"),
     ),
 )
@@ -320,8 +321,8 @@ WALL_CLOCK_IN_EXECUTION: Changes = (
 )
 EXECUTED_NOT_RECORDED: Changes = (
     edit(
-        client_table.ClientTable.record,
-        ("    bitmap = entry.bitmap | 1 << offset\n", "    bitmap = entry.bitmap\n"),
+        client_table.ClientTable.take_up,
+        ("    bitmap |= 1 << offset\n", ""),
     ),
 )
 ONE_REPLY_IS_ENOUGH: Changes = (edit(Session.__init__, ("self._needed = f + 1", "self._needed = 1")),)
