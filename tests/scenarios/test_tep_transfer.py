@@ -169,9 +169,9 @@ def test_i11_a_last_chunk_that_comes_late_does_not_take_the_state_back() -> None
     world.check_prefixes()
 
 
-def test_a_snapshot_at_a_barrier_brings_the_next_configuration_along() -> None:
-    """A8.3, S-39: the newest snapshot is that of the CONFIG block itself. Who installs it is in the
-    configuration that follows, and goes on from there."""
+def at_a_barrier() -> tuple[World, int]:
+    """Five nodes, D down; the newest snapshot of the others is that of the CONFIG block at the height
+    that is returned, and nothing was executed since."""
     world = World(5, options=OPTIONS, window=4, snapshot_interval=4, keep_blocks=8, block_requests=1)
     work(world, 2, "x")
     world.crash(D)
@@ -185,9 +185,45 @@ def test_a_snapshot_at_a_barrier_brings_the_next_configuration_along() -> None:
     assert floor == 28 and floor % 4 == 0
     stored = world.hosts[A].store.block(floor)
     assert stored is not None and stored.block.kind == CONFIG
+    return world, floor
+
+
+def test_a_snapshot_at_a_barrier_brings_the_next_configuration_along() -> None:
+    """A8.3, S-39: the newest snapshot is that of the CONFIG block itself. Who installs it is in the
+    configuration that follows, and goes on from there."""
+    world, floor = at_a_barrier()
     world.start(D)
     assert world.run(10_000, lambda: world.agree() and world.node(D).configuration.number == 1)
     assert world.noticed(D, "state_transferred")[0]["height"] == floor
+    work(world, 3, "z")
+    world.crash(4)
+    world.crash(C)
+    work(world, 6, "w")  # D's votes are needed, in the new configuration
+    world.check_prefixes()
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_snapshot_at_a_barrier_without_its_links_is_no_dead_end(known: bool) -> None:
+    """I-23, S-22: the server keeps to itself what follows the CONFIG block. Neither does the receiver stop,
+    if it knew that block already, nor stay behind in the old configuration, if it did not."""
+    world, floor = at_a_barrier()
+    final = world.hosts[A].store.block(floor)
+    assert final is not None
+    withheld: list[int] = []
+
+    def withhold(sender: int, to: int, message: Message) -> bool:
+        if isinstance(message, Offer) and to == D and message.links:
+            withheld.append(sender)
+            world.post(sender, D, msgspec.structs.replace(message, links=()))
+            return False
+        if isinstance(message, FetchChunk) and known:
+            deliver(world, A, D, Final(final.block, final.certificate))
+        return not (isinstance(message, Final) and to == D and not world.noticed(D, "state_transferred"))
+
+    world.filters.append(withhold)
+    world.start(D)
+    assert world.run(10_000, lambda: world.agree() and world.node(D).configuration.number == 1)
+    assert withheld and world.noticed(D, "state_transferred")[0]["height"] == floor
     work(world, 3, "z")
     world.crash(4)
     world.crash(C)

@@ -9,7 +9,8 @@ asks to be admitted.
 from __future__ import annotations
 
 from tepbft.core.admission import OperatorSignature
-from tepbft.core.configuration import ReplaceTc, check_replace
+from tepbft.core.block import CONFIG, Block
+from tepbft.core.configuration import ReplaceTc, check_replace, next_configuration
 from tepbft.errors import ContractBroken, PeerFault
 from tepbft.protocols.tep.messages import Admission
 from tepbft.protocols.tep.state import State
@@ -78,6 +79,15 @@ def due(s: State) -> ReplaceTc | None:
             continue
         return change
     return None
+
+
+def recognise(s: State, block: Block) -> None:
+    """The head came with a snapshot and nothing said what follows it. Its block is here: if it is a
+    CONFIG block, this replica stands at a barrier. The digest in the certified header vouches for it."""
+    if block.kind != CONFIG or block.cfg != s.cfg.number or block.height != s.head.height:
+        return
+    if s.following is None and block.digest(s.chain_id) == s.head.block_digest:
+        s.barrier, s.following = block.height, next_configuration(s.cfg, block)
 
 
 def pass_barrier(s: State) -> bool:
