@@ -231,6 +231,40 @@ def test_a_snapshot_at_a_barrier_without_its_links_is_no_dead_end(known: bool) -
     world.check_prefixes()
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_who_was_taken_across_a_barrier_can_take_others_across(links: bool) -> None:
+    """I-23, A8.3: D has the state from a snapshot and not the CONFIG block, and may be the only one whom
+    E hears: what proved the change to D proves it to E, also after a restart of D."""
+    world = World(7, options=OPTIONS, window=4, snapshot_interval=4, keep_blocks=8, block_requests=1)
+    work(world, 2, "x")
+    world.crash(3)
+    world.crash(4)
+    work(world, 25, "y")
+    world.crash(6)
+    world.lose_component(6)
+    world.start(6)
+    world.readmit(6)
+    assert world.run(10_000, lambda: world.node(A).configuration.number == 1)
+    floor = world.node(A).configuration.floor
+
+    def cut(sender: int, to: int, message: Message) -> bool:
+        if not links and isinstance(message, Offer) and to == 3 and message.links:
+            world.post(sender, 3, msgspec.structs.replace(message, links=()))
+            return False
+        return to != 4 or sender == 3
+
+    world.filters.append(cut)
+    world.start(3)
+    assert world.run(10_000, lambda: world.node(3).configuration.number == 1)
+    assert world.noticed(3, "state_transferred") and world.hosts[3].store.block(floor) is None
+    world.crash(3)
+    world.start(3)
+    world.start(4)
+    assert world.run(20_000, lambda: world.node(4).configuration.number == 1 and world.agree())
+    work(world, 3, "z")
+    world.check_prefixes()
+
+
 class Broken:
     """An application that computes something of its own."""
 

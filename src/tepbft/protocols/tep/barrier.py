@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from tepbft.core.admission import OperatorSignature
 from tepbft.core.block import CONFIG, Block
-from tepbft.core.configuration import ReplaceTc, check_replace, next_configuration
+from tepbft.core.configuration import Configuration, ReplaceTc, check_replace, next_configuration
 from tepbft.errors import ContractBroken, PeerFault
 from tepbft.protocols.tep.messages import Admission
 from tepbft.protocols.tep.state import State
-from tepbft.storage.port import ConfigRecord
+from tepbft.storage.port import ConfigRecord, LinkedConfigRecord
 from tepbft.trusted.port import BeginConfig
 from tepbft.types import Height, NodeId
-from tepbft.wire import encode
+from tepbft.wire import ConfigLink, encode
 
 
 def check_change(s: State, change: ReplaceTc, height: Height) -> None:
@@ -88,6 +88,16 @@ def recognise(s: State, block: Block) -> None:
         return
     if s.following is None and block.digest(s.chain_id) == s.head.block_digest:
         s.barrier, s.following = block.height, next_configuration(s.cfg, block)
+        s.recognised = block
+
+
+def _record(s: State, following: Configuration) -> ConfigRecord:
+    """With the link if a snapshot brought the head: the CONFIG block will not be in the ledger."""
+    block = s.recognised
+    if block is None:
+        return ConfigRecord(encode(following))
+    link = ConfigLink(block.cfg, block.height, block.ts, block.body, s.head, s.stable_certificate)
+    return LinkedConfigRecord(encode(following), encode(link))
 
 
 def pass_barrier(s: State) -> bool:
@@ -99,7 +109,7 @@ def pass_barrier(s: State) -> bool:
         if s.diverged_at >= 0:
             return False
         raise ContractBroken(f"barrier {s.barrier} passed at height {head.height} without a configuration")
-    s.out.persist.append(ConfigRecord(encode(following)))
+    s.out.persist.append(_record(s, following))
     s.begin(following, head.digest())
     s.certify(BeginConfig(following.number, following.digest(), following.floor))
     for node in [n for n, (c, _) in s.admissions.items() if c.old_tc_id != following.members[n].tc_id]:

@@ -16,7 +16,7 @@ from tepbft.protocols.tep import barrier, checkpoints
 from tepbft.protocols.tep.catch_up import serve_final
 from tepbft.protocols.tep.messages import Chunk, FetchChunk, FetchFinal, FetchOffer, Offer
 from tepbft.protocols.tep.state import State, Transfer
-from tepbft.storage.port import ConfigRecord, StableRecord
+from tepbft.storage.port import LinkedConfigRecord, StableRecord
 from tepbft.trusted.port import AdvanceFloor, BeginConfig
 from tepbft.types import Height, NodeId
 from tepbft.wire import ConfigLink, encode
@@ -152,7 +152,8 @@ def _finish(s: State, transfer: Transfer) -> None:
     links: tuple[ConfigLink, ...] = transfer.offer.links
     following = [cfg for cfg in transfer.following if cfg.number > s.cfg.number]
     for cfg in following:
-        s.out.persist.append(ConfigRecord(encode(cfg)))
+        link = next(link for link in links if link.cfg == cfg.number - 1)
+        s.out.persist.append(LinkedConfigRecord(encode(cfg), encode(link)))
     if following:
         last = following[-1]
         floor = next(link.header for link in reversed(links) if link.cfg == last.number - 1)
