@@ -12,6 +12,7 @@ from support.world import World
 from tepbft.core.block import CONFIG
 from tepbft.core.options import NodeOptions
 from tepbft.protocols.tep.messages import Chunk, FetchChunk, FetchFinal, FetchOffer, Final, Message, Offer
+from tepbft.storage.proofs import configuration_links
 from tepbft.trusted.port import BeginConfig
 
 OPTIONS = NodeOptions(
@@ -261,6 +262,8 @@ def test_who_was_taken_across_a_barrier_can_take_others_across(links: bool) -> N
     world.start(3)
     world.start(4)
     assert world.run(20_000, lambda: world.node(4).configuration.number == 1 and world.agree())
+    proven, [direct] = (configuration_links(world.hosts[k].store, 1) for k in (4, A))
+    assert [(link.body, link.header) for link in proven] == [(direct.body, direct.header)]
     work(world, 3, "z")
     world.check_prefixes()
 

@@ -220,7 +220,7 @@ class Dask:
             reason = f"the scheduler does not answer ({_first_line(error)})"
             raise TepbftError(self._name, reason, remedy, exit_code=FAILED) from None
         try:
-            client.wait_for_workers(1, timeout=min(CONNECT_S, self._patience_s))
+            client.wait_for_workers(1, timeout=CONNECT_S)
         except (OSError, TimeoutError):
             client.close(CLOSE_S)
             remedy = f"Start some: dask worker tcp://{address}."

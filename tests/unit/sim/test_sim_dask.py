@@ -67,6 +67,12 @@ class Cluster:
             process.wait()
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests may keep this machine busy while workers start."""
+    monkeypatch.setattr(workers_module, "CONNECT_S", START_S)
+
+
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """One worker with two threads, for tests that leave it alive."""
@@ -150,9 +156,10 @@ def test_without_its_scheduler_the_campaign_is_broken(own: Cluster) -> None:
     assert "scheduler" in report.error.reason and report.seeds > 0
 
 
-def test_a_cluster_without_workers_is_declined(own: Cluster) -> None:
+def test_a_cluster_without_workers_is_declined(own: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers_module, "CONNECT_S", 3.0)
     with pytest.raises(TepbftError, match="no workers") as caught:
-        Dask(own.address, patience_s=0.5)
+        Dask(own.address)
     assert caught.value.exit_code == BROKEN
 
 
