@@ -37,7 +37,8 @@ def orderable(s: State, change: ReplaceTc) -> bool:
 
 
 def on_admission(s: State, sender: NodeId, message: Admission) -> None:
-    """Remember a well-signed change; the newest of each node counts, its timer runs from first sight."""
+    """Remember a well-signed change; the newest of each node counts. Its timer runs from the first sight of
+    the new component: an operator who signs again does not start it anew."""
     change = message.change
     if change.node >= len(s.cfg.members) or change.old_tc_id != s.cfg.members[change.node].tc_id:
         return
@@ -46,7 +47,8 @@ def on_admission(s: State, sender: NodeId, message: Admission) -> None:
         return
     if not OperatorSignature(s.verifier).admits(s.chain_id, s.cfg, change):
         raise PeerFault("not_admitted", f"the operator of node {change.node} did not sign for it")
-    s.admissions[change.node] = (change, s.now)
+    again = known is not None and known[0].new_tc_id == change.new_tc_id
+    s.admissions[change.node] = (change, known[1] if known is not None and again else s.now)
 
 
 def request_admission(s: State, change: ReplaceTc) -> None:
