@@ -32,6 +32,8 @@ from fuzz.fuzz_targets import TARGETS, Target
 SEEDS = 40
 MAX_INPUT_BYTES = 1 << 16
 MEMORY = Path("/dev/shm")
+TIMEOUT_S = 120
+"""By the clock on the wall: a process of low priority has stood still for 20 seconds on a busy machine."""
 
 
 def seeds(target: Target) -> list[bytes]:
@@ -147,7 +149,7 @@ def run_atheris(target: Target, seconds: float, folder: Path, kept: Path) -> Non
     import atheris  # type: ignore[import-not-found, unused-ignore]
 
     if MEMORY.is_dir():
-        tempfile.tempdir = str(MEMORY)  # a disk that is slow for a while looks like a decoder that hangs
+        tempfile.tempdir = str(MEMORY)  # several times as many inputs for targets that read files
     corpus = seeds(target)
     for number, data in enumerate(corpus):
         (kept / f"{number:03}").write_bytes(data)
@@ -155,7 +157,11 @@ def run_atheris(target: Target, seconds: float, folder: Path, kept: Path) -> Non
         if isinstance(function, FunctionType) and str(function.__module__).startswith("tepbft."):
             atheris.instrument_func(function)
     artefacts = f"-artifact_prefix={folder}/{target.name}-"
-    options = [f"-max_total_time={max(1, int(seconds))}", f"-max_len={MAX_INPUT_BYTES}", "-timeout=20"]
+    options = [
+        f"-max_total_time={max(1, int(seconds))}",
+        f"-max_len={MAX_INPUT_BYTES}",
+        f"-timeout={TIMEOUT_S}",
+    ]
     atheris.Setup(
         [sys.argv[0], *options, "-verbosity=0", "-print_final_stats=1", artefacts, str(kept)],
         lambda data: check(target, data),
