@@ -66,6 +66,19 @@ def check_barriers(world: World) -> None:
     world.check_prefixes()
 
 
+def test_an_operator_who_signs_again_does_not_start_the_timer_anew() -> None:
+    """A-23, I-21: the silent node is the primary and nobody else wants anything. Its operator signs more
+    often than the others' patience lasts; they must leave its view all the same."""
+    world = World(5, options=OPTIONS)
+    lose(world, A)
+    for _ in range(50):
+        world.readmit(A)
+        world.run(OPTIONS.t_request_ms // 3)
+        if all_in(world, 1):
+            break
+    assert all_in(world, 1), configurations(world)
+
+
 def test_i19_each_height_is_decided_by_one_member_table() -> None:
     """I-19: heights up to s under the old table, above under the new one, and requests that were in
     flight above s are executed under the new one."""

@@ -12,6 +12,7 @@ from support.world import World
 from tepbft.core.block import CONFIG
 from tepbft.core.options import NodeOptions
 from tepbft.protocols.tep.messages import Chunk, FetchChunk, FetchFinal, FetchOffer, Final, Message, Offer
+from tepbft.storage.proofs import configuration_links
 from tepbft.trusted.port import BeginConfig
 
 OPTIONS = NodeOptions(
@@ -169,9 +170,9 @@ def test_i11_a_last_chunk_that_comes_late_does_not_take_the_state_back() -> None
     world.check_prefixes()
 
 
-def test_a_snapshot_at_a_barrier_brings_the_next_configuration_along() -> None:
-    """A8.3, S-39: the newest snapshot is that of the CONFIG block itself. Who installs it is in the
-    configuration that follows, and goes on from there."""
+def at_a_barrier() -> tuple[World, int]:
+    """Five nodes, D down; the newest snapshot of the others is that of the CONFIG block at the height
+    that is returned, and nothing was executed since."""
     world = World(5, options=OPTIONS, window=4, snapshot_interval=4, keep_blocks=8, block_requests=1)
     work(world, 2, "x")
     world.crash(D)
@@ -185,6 +186,13 @@ def test_a_snapshot_at_a_barrier_brings_the_next_configuration_along() -> None:
     assert floor == 28 and floor % 4 == 0
     stored = world.hosts[A].store.block(floor)
     assert stored is not None and stored.block.kind == CONFIG
+    return world, floor
+
+
+def test_a_snapshot_at_a_barrier_brings_the_next_configuration_along() -> None:
+    """A8.3, S-39: the newest snapshot is that of the CONFIG block itself. Who installs it is in the
+    configuration that follows, and goes on from there."""
+    world, floor = at_a_barrier()
     world.start(D)
     assert world.run(10_000, lambda: world.agree() and world.node(D).configuration.number == 1)
     assert world.noticed(D, "state_transferred")[0]["height"] == floor
@@ -192,6 +200,71 @@ def test_a_snapshot_at_a_barrier_brings_the_next_configuration_along() -> None:
     world.crash(4)
     world.crash(C)
     work(world, 6, "w")  # D's votes are needed, in the new configuration
+    world.check_prefixes()
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_snapshot_at_a_barrier_without_its_links_is_no_dead_end(known: bool) -> None:
+    """I-23, S-22: the server keeps to itself what follows the CONFIG block. Neither does the receiver stop,
+    if it knew that block already, nor stay behind in the old configuration, if it did not."""
+    world, floor = at_a_barrier()
+    final = world.hosts[A].store.block(floor)
+    assert final is not None
+    withheld: list[int] = []
+
+    def withhold(sender: int, to: int, message: Message) -> bool:
+        if isinstance(message, Offer) and to == D and message.links:
+            withheld.append(sender)
+            world.post(sender, D, msgspec.structs.replace(message, links=()))
+            return False
+        if isinstance(message, FetchChunk) and known:
+            deliver(world, A, D, Final(final.block, final.certificate))
+        return not (isinstance(message, Final) and to == D and not world.noticed(D, "state_transferred"))
+
+    world.filters.append(withhold)
+    world.start(D)
+    assert world.run(10_000, lambda: world.agree() and world.node(D).configuration.number == 1)
+    assert withheld and world.noticed(D, "state_transferred")[0]["height"] == floor
+    work(world, 3, "z")
+    world.crash(4)
+    world.crash(C)
+    work(world, 6, "w")  # D's votes are needed, in the new configuration
+    world.check_prefixes()
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_who_was_taken_across_a_barrier_can_take_others_across(links: bool) -> None:
+    """I-23, A8.3: D has the state from a snapshot and not the CONFIG block, and may be the only one whom
+    E hears: what proved the change to D proves it to E, also after a restart of D."""
+    world = World(7, options=OPTIONS, window=4, snapshot_interval=4, keep_blocks=8, block_requests=1)
+    work(world, 2, "x")
+    world.crash(3)
+    world.crash(4)
+    work(world, 25, "y")
+    world.crash(6)
+    world.lose_component(6)
+    world.start(6)
+    world.readmit(6)
+    assert world.run(10_000, lambda: world.node(A).configuration.number == 1)
+    floor = world.node(A).configuration.floor
+
+    def cut(sender: int, to: int, message: Message) -> bool:
+        if not links and isinstance(message, Offer) and to == 3 and message.links:
+            world.post(sender, 3, msgspec.structs.replace(message, links=()))
+            return False
+        return to != 4 or sender == 3
+
+    world.filters.append(cut)
+    world.start(3)
+    assert world.run(10_000, lambda: world.node(3).configuration.number == 1)
+    assert world.noticed(3, "state_transferred") and world.hosts[3].store.block(floor) is None
+    world.crash(3)
+    world.start(3)
+    world.start(4)
+    assert world.run(20_000, lambda: world.node(4).configuration.number == 1 and world.agree())
+    proven, [direct] = (configuration_links(world.hosts[k].store, 1) for k in (4, A))
+    assert [(link.body, link.header) for link in proven] == [(direct.body, direct.header)]
+    work(world, 3, "z")
     world.check_prefixes()
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from tepbft.core.admission import OperatorSignature
 from tepbft.core.block import CONFIG, NORMAL, Block, Header, decode_body, digest_of, genesis_header
 from tepbft.core.configuration import Configuration, Genesis, next_configuration
-from tepbft.core.links import follow_links
+from tepbft.core.links import follow_links, stored_link
 from tepbft.core.verification import check_checkpoint_certificate, check_commit_certificate
 from tepbft.errors import PeerFault, TepbftError
 from tepbft.execution.executor import Executor
@@ -25,7 +25,7 @@ from tepbft.storage.port import ChainStore
 from tepbft.storage.records import decode_configuration
 from tepbft.trusted.verify import UiVerifier
 from tepbft.types import Height
-from tepbft.wire import ConfigLink, encode
+from tepbft.wire import encode
 
 CARRIED = (b"a", b"c")
 """First bytes of the state keys that go on: application and client table, not the old configuration."""
@@ -89,16 +89,11 @@ class Salvage:
     def _next_configuration(self, store: ChainStore, cfg: Configuration) -> Configuration | None:
         """The configuration after `cfg`, if this store proves one."""
         try:
-            floors = {
-                found.number: found.floor for found in map(decode_configuration, store.configurations())
-            }
-            floor = floors.get(cfg.number + 1)
-            stored = store.block(floor) if floor is not None else None
-            stable = store.stable_at_or_above(floor) if floor is not None else None
-            if stored is None or stored.header is None or stable is None or stable[0].height != floor:
+            known = {found.number: found for found in map(decode_configuration, store.configurations())}
+            following = known.get(cfg.number + 1)
+            link = stored_link(store, following) if following is not None else None
+            if link is None:
                 return None
-            block = stored.block
-            link = ConfigLink(block.cfg, block.height, block.ts, block.body, stored.header, stable[0])
             return follow_links(
                 self._chain_id,
                 cfg,

@@ -215,47 +215,64 @@ def _seeds(job: Job, seeds: str | None, minutes: float | None) -> Seeds:
     return Seeds(first, last, limit_s)
 
 
+# --- the command --------------------------------------------------------------------------------------
+
+Protocol = Annotated[str, typer.Option(help="Which protocol.")]
+Nodes = Annotated[int | None, typer.Option("--nodes", help="Nodes: 2f+1 (default: 3).")]
+SeedRange = Annotated[
+    str | None, typer.Option("--seeds", metavar="A..B", help="Seeds, both included (default: 0..99).")
+]
+OneSeed = Annotated[int | None, typer.Option("--seed", metavar="S", help="One seed alone.", min=0)]
+Faults = Annotated[
+    str | None, typer.Option("--faults", metavar="PROFILE", help="What goes wrong (default: everything).")
+]
+Mutant = Annotated[
+    str | None, typer.Option("--mutant", metavar="NAME", help="Plant this defect in the code first.")
+]
+Strategies = Annotated[
+    str | None,
+    typer.Option("--strategies", metavar="A,B", help="How Byzantine hosts may behave (default: all)."),
+]
+Minutes = Annotated[
+    float | None, typer.Option("--minutes", metavar="M", help="Stop after so long.", min=0.01)
+]
+WorkersOption = Annotated[
+    str | None,
+    typer.Option("--workers", metavar="W|dask://HOST:PORT", help="Processes (default: one per core)."),
+]
+TraceFile = Annotated[
+    Path | None, typer.Option("--trace", metavar="FILE", help="Write the events of --seed here.")
+]
+Signatures = Annotated[str, typer.Option(help="stub (fast) or real.")]
+Shrunk = Annotated[
+    str | None,
+    typer.Option("--shrunk", metavar="TEXT", help="Leave trouble out, as a failed run printed it."),
+]
+Shrink = Annotated[bool, typer.Option(help="Make failing runs small.")]
+ListMutants = Annotated[
+    bool, typer.Option("--list-mutants", help="The planted defects, and what must catch them.")
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object per line on standard output.")]
+
+
 @group.callback()
 def sim(
     context: typer.Context,
-    protocol: Annotated[str, typer.Option(help="Which protocol.")] = "tep",
-    nodes: Annotated[int | None, typer.Option("--nodes", help="Nodes: 2f+1 (default: 3).")] = None,
-    seeds: Annotated[
-        str | None, typer.Option("--seeds", metavar="A..B", help="Seeds, both included (default: 0..99).")
-    ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", metavar="S", help="One seed alone.", min=0)] = None,
-    faults: Annotated[
-        str | None, typer.Option("--faults", metavar="PROFILE", help="What goes wrong (default: everything).")
-    ] = None,
-    mutant: Annotated[
-        str | None, typer.Option("--mutant", metavar="NAME", help="Plant this defect in the code first.")
-    ] = None,
-    strategies: Annotated[
-        str | None,
-        typer.Option("--strategies", metavar="A,B", help="How Byzantine hosts may behave (default: all)."),
-    ] = None,
-    minutes: Annotated[
-        float | None, typer.Option("--minutes", metavar="M", help="Stop after so long.", min=0.01)
-    ] = None,
-    workers: Annotated[
-        str | None,
-        typer.Option("--workers", metavar="W|dask://HOST:PORT", help="Processes (default: one per core)."),
-    ] = None,
-    trace: Annotated[
-        Path | None, typer.Option("--trace", metavar="FILE", help="Write the events of --seed here.")
-    ] = None,
-    signatures: Annotated[str, typer.Option(help="stub (fast) or real.")] = "stub",
-    shrunk: Annotated[
-        str | None,
-        typer.Option("--shrunk", metavar="TEXT", help="Leave trouble out, as a failed run printed it."),
-    ] = None,
-    shrink: Annotated[bool, typer.Option(help="Make failing runs small.")] = True,
-    list_mutants: Annotated[
-        bool, typer.Option("--list-mutants", help="The planted defects, and what must catch them.")
-    ] = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="One JSON object per line on standard output.")
-    ] = False,
+    protocol: Protocol = "tep",
+    nodes: Nodes = None,
+    seeds: SeedRange = None,
+    seed: OneSeed = None,
+    faults: Faults = None,
+    mutant: Mutant = None,
+    strategies: Strategies = None,
+    minutes: Minutes = None,
+    workers: WorkersOption = None,
+    trace: TraceFile = None,
+    signatures: Signatures = "stub",
+    shrunk: Shrunk = None,
+    shrink: Shrink = True,
+    list_mutants: ListMutants = False,
+    json: Json = False,
 ) -> None:
     """Run seeds of the simulator: a seed decides every delay, loss, crash, clock and lie.
 
@@ -279,17 +296,21 @@ def sim(
         raise _usage("--seed", "it runs one seed alone", "Leave --seeds and --minutes away.")
     if trace is not None and seed is None:
         raise _usage("--trace", "a trace is of one seed", "Name it: --seed S.")
-    names = tuple(name for name in strategies.split(",") if name) if strategies is not None else None
-    job = Job(protocol, nodes, faults, names, mutant, signatures)
-    job.check()
-    if shrunk is not None:
-        job = replace(job, reduction=parse_reduction(shrunk))
+    job = _job(Job(protocol, nodes, faults, None, mutant, signatures), strategies, shrunk)
     if seed is not None:
         raise _one(job, seed, trace, json, shrink)
     chosen = _seeds(job, seeds, minutes)
     if mutant is not None:
         raise _hunt(job, chosen, workers, json)
     raise _campaign(job, chosen, workers, json, shrink)
+
+
+def _job(job: Job, strategies: str | None, shrunk: str | None) -> Job:
+    """The job with what has to be read first; every name in it is known."""
+    if strategies is not None:
+        job = replace(job, strategies=tuple(name for name in strategies.split(",") if name))
+    job.check()
+    return job if shrunk is None else replace(job, reduction=parse_reduction(shrunk))
 
 
 @group.command()

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from tepbft.core.admission import AdmissionRule, config_block
+from tepbft.core.block import CONFIG
 from tepbft.core.configuration import Configuration, check_replace, decode_replace, next_configuration
 from tepbft.core.verification import Verifier, check_checkpoint_certificate
 from tepbft.errors import PeerFault
+from tepbft.storage.port import ChainStore
 from tepbft.wire import ConfigLink
 
 
@@ -66,3 +70,17 @@ def follow_links(
         cfg = follow_link(chain_id, cfg, link, verifier=verifier, admission=admission, min_gap=min_gap)
         found.append(cfg)
     return found
+
+
+def stored_link(store: ChainStore, following: Configuration) -> ConfigLink | None:
+    """The step into `following` as this node can prove it: from its ledger, or as it was proven to this
+    node when a snapshot took it across. None if it cannot."""
+    stored = store.block(following.floor)
+    stable = store.stable_at_or_above(following.floor)
+    if stored is not None and stored.block.kind == CONFIG and stable is not None:
+        certificate, header = stable
+        if header.height == following.floor and certificate.votes:
+            block = stored.block
+            return ConfigLink(block.cfg, block.height, block.ts, block.body, header, certificate)
+    recorded = store.link(following.number)
+    return msgspec.msgpack.decode(recorded, type=ConfigLink) if recorded is not None else None

@@ -75,7 +75,8 @@ def walk(setup: Setup, rng: Random) -> Walk:
     weights, options = _chances(setup, rng)
     schedule: list[Action] = []
     violation = None
-    open_weights, chances = weights[:], list(accumulate(weights))
+    sums = list(accumulate(weights))
+    open_weights, chances = weights[:], sums
     changed = False
     try:
         while len(schedule) < setup.steps and chances[-1] > 1e-9:
@@ -88,7 +89,7 @@ def walk(setup: Setup, rng: Random) -> Walk:
                 schedule.append(action)
                 if world.apply(action):
                     if changed:
-                        open_weights, chances = weights[:], list(accumulate(weights))
+                        open_weights, chances = weights[:], sums
                         changed = False
                     continue
                 schedule.pop()

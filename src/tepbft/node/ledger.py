@@ -18,6 +18,7 @@ from tepbft.core.configuration import (
     decode_replace,
 )
 from tepbft.core.events import Effects, InstallState, Notice, ReplaceState, SaveSnapshot
+from tepbft.core.links import stored_link
 from tepbft.core.verification import Verifier
 from tepbft.crypto.port import RequestVerifier
 from tepbft.errors import PeerFault
@@ -253,12 +254,10 @@ class Ledger:
         """Links from configuration `since` to the current one, as far as the ledger has them."""
         links: list[ConfigLink] = []
         for cfg in self.history[since + 1 :]:
-            stored = self._store.block(cfg.floor)
-            found = self._store.stable_at_or_above(cfg.floor)
-            if stored is None or stored.header is None or found is None or found[0].height != cfg.floor:
+            link = stored_link(self._store, cfg)
+            if link is None:
                 return ()
-            block = stored.block
-            links.append(ConfigLink(block.cfg, block.height, block.ts, block.body, stored.header, found[0]))
+            links.append(link)
         return tuple(links)
 
     @property

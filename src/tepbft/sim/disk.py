@@ -149,6 +149,10 @@ class Disk:
         """See `ChainStore.configurations`."""
         return self.store.configurations()
 
+    def link(self, number: int) -> bytes | None:
+        """See `ChainStore.link`."""
+        return self.store.link(number)
+
     def close(self) -> None:
         """See `ChainStore.close`."""
         self.store.close()

@@ -7,15 +7,23 @@ that nobody has looked at must not pass for one in which nothing was found.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing as mp
 import os
+import re
 import signal
+import threading
 import time
 import traceback
+from asyncio import CancelledError
 from collections.abc import Iterator
+from functools import cache
+from hashlib import blake2b
 from importlib import import_module
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from queue import Empty, Queue
 from typing import Any, Protocol
 
 from tepbft.errors import TepbftError
@@ -25,11 +33,18 @@ CHUNK_SEEDS = 4
 SILENT_S = 600.0
 """A worker that takes longer for one range is given up: the simulation hangs."""
 JOIN_S = 5.0
+PATIENCE_S = 30.0
+"""A Dask cluster that has no workers for so long is given up."""
+CONNECT_S = 10.0
+POLL_S = 1.0
+CLOSE_S = 2.0
 FAILED = 3
 """Exit code of a campaign that is itself broken."""
 
 Range = tuple[int, int]
 """First and last seed, both included."""
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s/:]+):\d{1,5}")
+_ALONE = threading.Lock()
 
 
 class WorkerLost(TepbftError):
@@ -132,10 +147,7 @@ class Processes:
             process = self._workers[connection]
             process.join(JOIN_S)
             raise WorkerLost(seeds, f"its process has died (exit code {process.exitcode})") from None
-        if isinstance(answer, str):
-            raise WorkerLost(seeds, answer)
-        runs: list[SeedRun] = answer
-        return runs
+        return _runs(seeds, answer)
 
     def _look_for_silence(self) -> None:
         now = time.monotonic()
@@ -167,68 +179,148 @@ def _serve(connection: Connection, job: Job) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:
         try:
-            first, last = connection.recv()
+            seeds = connection.recv()
         except (EOFError, OSError):
             return
-        answer: Any
         try:
-            answer = run_chunk(job, first, last)
-        except Exception as error:
-            answer = broken(first, error).reason
-        try:
-            connection.send(answer)
+            connection.send(_attempt(job, seeds))
         except OSError:
             return
 
 
 class Dask:
-    """Workers of a Dask cluster, which must have the same version of this package."""
+    """Workers of a Dask cluster, which must have the same sources of this package."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, patience_s: float = PATIENCE_S, silent_s: float = SILENT_S) -> None:
+        self._name, self._patience_s, self._silent_s = f"--workers dask://{address}", patience_s, silent_s
+        if _ADDRESS.fullmatch(address) is None:
+            raise TepbftError(
+                self._name, "it is not dask://HOST:PORT", "Name the scheduler's host and port.", exit_code=2
+            )
         try:
-            self._dask: Any = import_module("distributed")
+            distributed: Any = import_module("distributed")
         except ImportError:
             raise TepbftError(
-                f"--workers dask://{address}",
+                self._name,
                 "the package `distributed` is not installed",
                 "Install it: pip install 'tepbft[dask]'.",
                 exit_code=2,
             ) from None
+        for name in [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]:
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # what is lost, the report says
+        self._client = self._connect(distributed)
+        self.count = len(self._client.ncores())
+
+    def _connect(self, distributed: Any) -> Any:
+        address = self._name.rpartition("/")[2]
+        remedy = "Start one with `dask scheduler`, and name its host and port."
         try:
-            self._client = self._dask.Client(f"tcp://{address}", timeout="10s")
+            client = distributed.Client(f"tcp://{address}", timeout=CONNECT_S, set_as_default=False)
         except (OSError, TimeoutError) as error:
-            raise TepbftError(
-                f"--workers dask://{address}",
-                f"the scheduler does not answer ({error})",
-                "Start one with `dask scheduler`, and name its host and port.",
-                exit_code=FAILED,
-            ) from None
-        self.count = max(1, len(self._client.ncores()))
+            reason = f"the scheduler does not answer ({_first_line(error)})"
+            raise TepbftError(self._name, reason, remedy, exit_code=FAILED) from None
+        try:
+            client.wait_for_workers(1, timeout=CONNECT_S)
+        except (OSError, TimeoutError):
+            client.close(CLOSE_S)
+            remedy = f"Start some: dask worker tcp://{address}."
+            raise TepbftError(self._name, "the scheduler has no workers", remedy, exit_code=FAILED) from None
+        return client
 
     def run(self, job: Job, ranges: Iterator[Range]) -> Iterator[list[SeedRun]]:
         """See `Workers`."""
-        under_way: dict[Any, Range] = {}
-        done = self._dask.as_completed()
+        under_way: dict[Any, tuple[Range, Any]] = {}
+        done: Queue[Any] = Queue()
 
         def feed() -> None:
             seeds = next(ranges, None)
             if seeds is not None:
-                future = self._client.submit(run_chunk, job, *seeds, pure=False)
-                under_way[future.key] = seeds
-                done.add(future)
+                future = self._client.submit(run_elsewhere, job, seeds, sources(), pure=False)
+                under_way[future.key] = seeds, future
+                future.add_done_callback(done.put)
 
-        for _ in range(2 * sum(self._client.ncores().values()) or 1):
+        for _ in range(2 * sum(self._client.ncores().values())):
             feed()
-        for future in done:
-            seeds = under_way.pop(future.key)
-            if future.status != "finished":
-                raise WorkerLost(seeds, f"Dask says: {future.exception()}")
+        heard = seen = time.monotonic()
+        while under_way:
+            try:
+                future = done.get(timeout=POLL_S)
+            except Empty:
+                seen = self._look_for_workers(min(seeds for seeds, _ in under_way.values()), heard, seen)
+                continue
+            seeds, _ = under_way.pop(future.key)
+            runs = self._outcome(seeds, future)
             feed()
-            yield future.result()
+            heard = time.monotonic()
+            yield runs
+
+    def _look_for_workers(self, seeds: Range, heard: float, seen: float) -> float:
+        """Nothing came for a while: `WorkerLost` if that has lasted too long. When workers were last seen."""
+        now = time.monotonic()
+        if now - heard > self._silent_s:
+            raise WorkerLost(seeds, f"the cluster has been silent for {self._silent_s:.0f} s")
+        try:
+            if self._client.status == "running" and self._client.ncores():
+                return now
+        except OSError:
+            pass
+        if now - max(heard, seen) > self._patience_s:
+            raise WorkerLost(seeds, f"the scheduler has had no workers for {self._patience_s:.0f} s")
+        return seen
+
+    def _outcome(self, seeds: Range, future: Any) -> list[SeedRun]:
+        if future.status == "error":
+            raise WorkerLost(seeds, f"Dask says: {_first_line(future.exception())}")
+        if future.status != "finished":
+            raise WorkerLost(seeds, "the connection to the scheduler is lost")
+        try:
+            answer = future.result(timeout=self._silent_s)
+        except (Exception, CancelledError) as error:
+            raise WorkerLost(seeds, f"its answer did not arrive ({_first_line(error)})") from None
+        return _runs(seeds, answer)
 
     def close(self) -> None:
         """See `Workers`."""
-        self._client.close()
+        self._client.close(CLOSE_S)
+
+
+def run_elsewhere(job: Job, seeds: Range, wanted: str) -> list[SeedRun] | str:
+    """What a Dask worker runs. A planted defect is in the code of the whole process, so its threads
+    take turns."""
+    if sources() != wanted:
+        return "the worker has other sources of this package than the campaign"
+    with _ALONE:
+        return _attempt(job, seeds)
+
+
+@cache
+def sources() -> str:
+    """Digest of the sources of this package: the same seed is the same run only with the same code."""
+    root = Path(__file__).resolve().parents[1]
+    digest = blake2b(digest_size=16)
+    for path in sorted(root.rglob("*.py")):
+        data = path.read_bytes()
+        digest.update(f"{path.relative_to(root).as_posix()}\0{len(data)}\0".encode() + data)
+    return digest.hexdigest()
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+
+
+def _attempt(job: Job, seeds: Range) -> list[SeedRun] | str:
+    """The runs, or what the simulator raised."""
+    try:
+        return run_chunk(job, *seeds)
+    except Exception as error:
+        return broken(seeds[0], error).reason
+
+
+def _runs(seeds: Range, answer: list[SeedRun] | str) -> list[SeedRun]:
+    if isinstance(answer, str):
+        raise WorkerLost(seeds, answer)
+    return answer
 
 
 def make_workers(text: str | None) -> Workers:

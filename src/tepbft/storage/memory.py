@@ -23,6 +23,7 @@ from tepbft.storage.port import (
     CommitRecord,
     ConfigRecord,
     HeaderRecord,
+    LinkedConfigRecord,
     Record,
     Recovered,
     StableRecord,
@@ -73,7 +74,7 @@ class MemoryStore:
         self._stable: dict[Height, StableRecord] = {}
         self._stable_heights: list[Height] = []
         self._singletons: dict[str, int] = {}
-        self._configurations: dict[int, bytes] = {}
+        self._configurations: dict[int, ConfigRecord] = {}
         for place, record in enumerate(self._log):
             if not self._is_void(place, record):
                 self._note(place, record)
@@ -97,7 +98,7 @@ class MemoryStore:
             case StableRecord():
                 self._note_stable(record)
             case ConfigRecord():
-                self._configurations[decode_configuration(record.data).number] = record.data
+                self._configurations[decode_configuration(record.data).number] = record
             case _:
                 pass
 
@@ -237,7 +238,12 @@ class MemoryStore:
 
     def configurations(self) -> list[bytes]:
         """See `ChainStore.configurations`."""
-        return [self._configurations[number] for number in sorted(self._configurations)]
+        return [self._configurations[number].data for number in sorted(self._configurations)]
+
+    def link(self, number: int) -> bytes | None:
+        """See `ChainStore.link`."""
+        record = self._configurations.get(number)
+        return record.link if isinstance(record, LinkedConfigRecord) else None
 
     # --- snapshots ----------------------------------------------------------------------------
 

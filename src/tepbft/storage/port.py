@@ -65,6 +65,13 @@ class ConfigRecord(Struct, array_like=True, frozen=True, tag=6):
     data: Blob
 
 
+class LinkedConfigRecord(ConfigRecord, frozen=True, tag=8):
+    """The same, where a snapshot took this node across the CONFIG block, which its ledger lacks: with the
+    encoded `ConfigLink` that proved the change, for whoever has to be taken across next."""
+
+    link: Blob
+
+
 class HeaderRecord(Struct, array_like=True, frozen=True, tag=7):
     """A block was executed; `receipts` are the encoded receipts of the block, in order."""
 
@@ -73,7 +80,14 @@ class HeaderRecord(Struct, array_like=True, frozen=True, tag=7):
 
 
 Record: TypeAlias = (
-    BodyRecord | PrepareRecord | CommitRecord | StableRecord | ViewRecord | ConfigRecord | HeaderRecord
+    BodyRecord
+    | PrepareRecord
+    | CommitRecord
+    | StableRecord
+    | ViewRecord
+    | ConfigRecord
+    | LinkedConfigRecord
+    | HeaderRecord
 )
 
 
@@ -166,6 +180,10 @@ class ChainStore(Protocol):
 
     def configurations(self) -> list[bytes]:
         """Encoded configurations in order, the genesis one excluded."""
+        ...
+
+    def link(self, number: int) -> bytes | None:
+        """The `LinkedConfigRecord.link` of a configuration; None if none was recorded with it."""
         ...
 
     def close(self) -> None:

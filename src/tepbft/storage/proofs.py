@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from tepbft.core.block import CONFIG, Header, Receipt
+from tepbft.core.block import Header, Receipt
 from tepbft.core.certificates import CheckpointCertificate
 from tepbft.core.configuration import Configuration, Genesis
+from tepbft.core.links import stored_link
 from tepbft.core.receipt_tree import receipt_proof
 from tepbft.errors import PeerFault
 from tepbft.storage.port import ChainStore
@@ -112,15 +113,10 @@ def _check_links(headers: list[Header], certificate: CheckpointCertificate) -> N
 
 
 def _link(store: ChainStore, configuration: Configuration) -> ConfigLink:
-    height = configuration.floor
-    stored = store.block(height)
-    if stored is None or stored.block.kind != CONFIG:
+    link = stored_link(store, configuration)
+    if link is None:
         raise LookupError(
-            f"block {height}, which began configuration {configuration.number}, is not in this node's ledger"
+            f"block {configuration.floor}, which began configuration {configuration.number}, is not in this"
+            " node's ledger together with its checkpoint certificate"
         )
-    stable = store.stable_at_or_above(height)
-    if stable is None or stable[0].height != height or not stable[0].votes:
-        raise LookupError(f"this node holds no checkpoint certificate for height {height}")
-    certificate, header = stable
-    block = stored.block
-    return ConfigLink(block.cfg, height, block.ts, block.body, header, certificate)
+    return link

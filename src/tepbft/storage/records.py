@@ -16,12 +16,14 @@ from tepbft.storage.port import (
     CommitRecord,
     ConfigRecord,
     HeaderRecord,
+    LinkedConfigRecord,
     PrepareRecord,
     Record,
     StableRecord,
     ViewRecord,
 )
 from tepbft.types import MAX_BLOCK_REQUESTS, MAX_FRAME_BYTES, Height
+from tepbft.wire import ConfigLink
 
 MAX_RECORD_BYTES = MAX_FRAME_BYTES + 4096
 """A record is a blob of at most one frame, and a few fields around it."""
@@ -31,6 +33,7 @@ T = TypeVar("T")
 _encode = msgspec.msgpack.Encoder().encode
 _decode_record: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
 _decode_configuration = msgspec.msgpack.Decoder(Configuration)
+_decode_link = msgspec.msgpack.Decoder(ConfigLink)
 _Receipts = Annotated[list[Receipt], Meta(max_length=MAX_BLOCK_REQUESTS)]
 _decode_receipts: msgspec.msgpack.Decoder[list[Receipt]] = msgspec.msgpack.Decoder(_Receipts)
 
@@ -61,6 +64,8 @@ def decode_record(payload: bytes) -> Record:
         raise PeerFault("malformed", f"no view slot {record.slot!r}")
     if isinstance(record, ConfigRecord):
         decode_configuration(record.data)
+    if isinstance(record, LinkedConfigRecord):
+        _decode_canonical(_decode_link, record.link)
     return record
 
 

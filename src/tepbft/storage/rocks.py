@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator, Sequence
+from heapq import merge
 from pathlib import Path
 
 import msgspec
@@ -52,6 +53,7 @@ from tepbft.storage.port import (
     CommitRecord,
     ConfigRecord,
     HeaderRecord,
+    LinkedConfigRecord,
     Record,
     Recovered,
     StableRecord,
@@ -375,18 +377,9 @@ class RocksStore:
     def _stable_heights(self, start: Height) -> Iterator[Height]:
         """Heights with a stable checkpoint, ascending. The tail is ordinarily above all that is installed."""
         tail = sorted(h for h, entry in self._tail.heights.items() if h >= start and entry.stable)
-        pending = iter(tail)
-        late = next(pending, None)
-        for key, _ in self._open_db.scan(stable_key(start), after(STABLE_PREFIX)):
-            height = stable_key_height(key)
-            while late is not None and late < height:
-                yield late
-                late = next(pending, None)
+        stored = self._open_db.scan(stable_key(start), after(STABLE_PREFIX))
+        for height, _ in itertools.groupby(merge((stable_key_height(key) for key, _ in stored), tail)):
             yield height
-            if late == height:
-                late = next(pending, None)
-        if late is not None:
-            yield from itertools.chain([late], pending)
 
     def configurations(self) -> list[bytes]:
         """See `ChainStore.configurations`."""
@@ -397,6 +390,13 @@ class RocksStore:
         places.update(self._tail.configurations)
         records = [self._read(places[number]) for number in sorted(places)]
         return [record.data for record in records if isinstance(record, ConfigRecord)]
+
+    def link(self, number: int) -> bytes | None:
+        """See `ChainStore.link`."""
+        stored = self._open_db.get(configuration_key(number))
+        place = self._tail.configurations.get(number) or (unpack_position(stored) if stored else None)
+        record = self._read(place) if place is not None else None
+        return record.link if isinstance(record, LinkedConfigRecord) else None
 
     # --- snapshots ----------------------------------------------------------------------------
 

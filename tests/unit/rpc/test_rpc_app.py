@@ -72,6 +72,9 @@ class FakeStore:
     def configurations(self) -> list[bytes]:
         return []
 
+    def link(self, number: int) -> bytes | None:
+        return None
+
 
 class World:
     """A view on fakes; `answer` says what the node does with a request."""

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -235,64 +234,6 @@ def test_without_the_package_dask_workers_are_declined(monkeypatch: pytest.Monke
     with pytest.raises(TepbftError, match="distributed") as caught:
         make_workers("dask://127.0.0.1:8786")
     assert caught.value.exit_code == 2
-
-
-class _Future:
-    def __init__(self, key: int, value: Any) -> None:
-        self.key, self._value = key, value
-        self.status = "error" if isinstance(value, Exception) else "finished"
-
-    def result(self) -> Any:
-        return self._value
-
-    def exception(self) -> Any:
-        return self._value
-
-
-class _Client:
-    """The few calls of `distributed` that are used, in this process."""
-
-    broken_at = -1
-
-    def __init__(self, address: str, timeout: str) -> None:
-        self.address, self._made = address, 0
-
-    def ncores(self) -> dict[str, int]:
-        return {"w1": 1, "w2": 1}
-
-    def submit(self, function: Any, *arguments: Any, pure: bool) -> _Future:
-        self._made += 1
-        lost = self._made == self.broken_at
-        return _Future(self._made, RuntimeError("gone") if lost else function(*arguments))
-
-    def close(self) -> None:
-        self.address = ""
-
-
-class _AsCompleted:
-    def __init__(self) -> None:
-        self._waiting: list[_Future] = []
-
-    def add(self, future: _Future) -> None:
-        self._waiting.append(future)
-
-    def __iter__(self) -> Iterator[_Future]:
-        while self._waiting:
-            yield self._waiting.pop()
-
-
-@pytest.mark.parametrize("broken_at", [-1, 2])
-def test_dask_runs_the_same_seeds(monkeypatch: pytest.MonkeyPatch, broken_at: int) -> None:
-    fake = ModuleType("distributed")
-    client = type("Client", (_Client,), {"broken_at": broken_at})
-    fake.Client, fake.as_completed = client, _AsCompleted  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "distributed", fake)
-    job = Job(profile="calm")
-    report = run_campaign(job, Seeds(0, 9), make_workers("dask://127.0.0.1:8786"))
-    if broken_at < 0:
-        assert report.trace_hash == run_campaign(job, Seeds(0, 9), Inline()).trace_hash
-    else:
-        assert isinstance(report.error, WorkerLost)
 
 
 # --- floors and reports -------------------------------------------------------------------------------

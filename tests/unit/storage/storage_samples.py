@@ -12,12 +12,13 @@ from tepbft.storage.port import (
     CommitRecord,
     ConfigRecord,
     HeaderRecord,
+    LinkedConfigRecord,
     PrepareRecord,
     StableRecord,
     StateWrites,
     ViewRecord,
 )
-from tepbft.wire import encode
+from tepbft.wire import ConfigLink, encode
 
 CHAIN = sha256(b"a chain").digest()
 OTHER_CHAIN = sha256(b"another chain").digest()
@@ -73,6 +74,14 @@ def config(number: int) -> ConfigRecord:
     """A configuration record."""
     member = Member(0, bytes(16), b"key", b"node", b"operator", bytes(32), "host", 1, 2, 3)
     return ConfigRecord(encode(Configuration(number, number * 10, (member,))))
+
+
+def linked(number: int) -> LinkedConfigRecord:
+    """A configuration record with the link that proved it."""
+    made = stable(number * 10)
+    assert made.header is not None
+    link = ConfigLink(number - 1, number * 10, 7, b"change", made.header, made.certificate)
+    return LinkedConfigRecord(config(number).data, encode(link))
 
 
 def height_records(height: int) -> list[object]:

@@ -190,6 +190,22 @@ def test_configurations_in_order(opened: tuple[ChainStore, Reopen]) -> None:
         store = reopen(store)
 
 
+def test_a_configuration_keeps_the_link_that_proved_it(opened: tuple[ChainStore, Reopen]) -> None:
+    store, reopen = opened
+    store.append([s.linked(1)])
+    store.install([], 1, s.header(1))
+    store.append([s.config(2), s.linked(3)])
+    for _ in range(2):
+        assert store.configurations() == [s.config(number).data for number in (1, 2, 3)]
+        assert [store.link(number) for number in range(1, 5)] == [
+            s.linked(1).link,
+            None,
+            s.linked(3).link,
+            None,
+        ]
+        store = reopen(store)
+
+
 def test_an_unknown_view_slot_is_refused(opened: tuple[ChainStore, Reopen]) -> None:
     store, _ = opened
     with pytest.raises(ContractBroken):

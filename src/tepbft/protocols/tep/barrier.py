@@ -9,14 +9,15 @@ asks to be admitted.
 from __future__ import annotations
 
 from tepbft.core.admission import OperatorSignature
-from tepbft.core.configuration import ReplaceTc, check_replace
+from tepbft.core.block import CONFIG, Block
+from tepbft.core.configuration import Configuration, ReplaceTc, check_replace, next_configuration
 from tepbft.errors import ContractBroken, PeerFault
 from tepbft.protocols.tep.messages import Admission
 from tepbft.protocols.tep.state import State
-from tepbft.storage.port import ConfigRecord
+from tepbft.storage.port import ConfigRecord, LinkedConfigRecord
 from tepbft.trusted.port import BeginConfig
 from tepbft.types import Height, NodeId
-from tepbft.wire import encode
+from tepbft.wire import ConfigLink, encode
 
 
 def check_change(s: State, change: ReplaceTc, height: Height) -> None:
@@ -36,7 +37,8 @@ def orderable(s: State, change: ReplaceTc) -> bool:
 
 
 def on_admission(s: State, sender: NodeId, message: Admission) -> None:
-    """Remember a well-signed change; the newest of each node counts, its timer runs from first sight."""
+    """Remember a well-signed change; the newest of each node counts. Its timer runs from the first sight of
+    the new component: an operator who signs again does not start it anew."""
     change = message.change
     if change.node >= len(s.cfg.members) or change.old_tc_id != s.cfg.members[change.node].tc_id:
         return
@@ -45,7 +47,8 @@ def on_admission(s: State, sender: NodeId, message: Admission) -> None:
         return
     if not OperatorSignature(s.verifier).admits(s.chain_id, s.cfg, change):
         raise PeerFault("not_admitted", f"the operator of node {change.node} did not sign for it")
-    s.admissions[change.node] = (change, s.now)
+    again = known is not None and known[0].new_tc_id == change.new_tc_id
+    s.admissions[change.node] = (change, known[1] if known is not None and again else s.now)
 
 
 def request_admission(s: State, change: ReplaceTc) -> None:
@@ -80,6 +83,25 @@ def due(s: State) -> ReplaceTc | None:
     return None
 
 
+def recognise(s: State, block: Block) -> None:
+    """The head came with a snapshot and nothing said what follows it. Its block is here: if it is a
+    CONFIG block, this replica stands at a barrier. The digest in the certified header vouches for it."""
+    if block.kind != CONFIG or block.cfg != s.cfg.number or block.height != s.head.height:
+        return
+    if s.following is None and block.digest(s.chain_id) == s.head.block_digest:
+        s.barrier, s.following = block.height, next_configuration(s.cfg, block)
+        s.recognised = block
+
+
+def _record(s: State, following: Configuration) -> ConfigRecord:
+    """With the link if a snapshot brought the head: the CONFIG block will not be in the ledger."""
+    block = s.recognised
+    if block is None:
+        return ConfigRecord(encode(following))
+    link = ConfigLink(block.cfg, block.height, block.ts, block.body, s.head, s.stable_certificate)
+    return LinkedConfigRecord(encode(following), encode(link))
+
+
 def pass_barrier(s: State) -> bool:
     """Begin the next configuration, if the CONFIG block is executed and stable. True if it began."""
     if s.barrier < 0 or s.executed < s.barrier or s.stable_height < s.barrier:
@@ -89,7 +111,7 @@ def pass_barrier(s: State) -> bool:
         if s.diverged_at >= 0:
             return False
         raise ContractBroken(f"barrier {s.barrier} passed at height {head.height} without a configuration")
-    s.out.persist.append(ConfigRecord(encode(following)))
+    s.out.persist.append(_record(s, following))
     s.begin(following, head.digest())
     s.certify(BeginConfig(following.number, following.digest(), following.floor))
     for node in [n for n, (c, _) in s.admissions.items() if c.old_tc_id != following.members[n].tc_id]:

@@ -56,7 +56,9 @@ def on_status(s: State, sender: NodeId, message: Status) -> None:
         following = s.history.get(message.cfg + 1)
         if following is not None and s.may_help(sender, "barrier"):
             found = s.store.stable_at_or_above(following.floor)
-            if found is not None:
+            if message.executed >= following.floor and s.store.block(following.floor) is not None:
+                serve_final(s, sender, following.floor)  # it may have the state, and not know what follows
+            elif found is not None:
                 s.send(sender, Stable(found[0]))
         return
     if message.cfg > s.cfg.number:

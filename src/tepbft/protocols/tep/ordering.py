@@ -10,6 +10,7 @@ from tepbft.core.block import CONFIG, NULL, Block, null_block
 from tepbft.core.certificates import CommitCertificate, PrepareHead, Vote
 from tepbft.core.verification import check_commit_certificate, check_prepare
 from tepbft.errors import PeerFault
+from tepbft.protocols.tep import barrier
 from tepbft.protocols.tep.messages import Commit, Final, Prepare, Stable
 from tepbft.protocols.tep.state import MAX_VOTE_SETS, Slot, State
 from tepbft.storage.port import PrepareRecord
@@ -295,6 +296,7 @@ def on_final(s: State, sender: NodeId, message: Final) -> None:
     certificate, block = message.certificate, message.block
     height = certificate.height
     if height <= s.executed or certificate.cfg != s.cfg.number or height > s.executed + 4 * s.window:
+        barrier.recognise(s, block)
         return
     if block.height != height or block.digest(s.chain_id) != certificate.digest:
         raise PeerFault("body_mismatch", f"final block {height}")

@@ -175,6 +175,8 @@ class State:
         """Highest height for which a CHECKPOINT statement was asked for."""
         self.following: Configuration | None = None
         """The configuration that an executed CONFIG block leads to."""
+        self.recognised: Block | None = None
+        """The CONFIG block at the head, if a snapshot brought the head: the ledger lacks it."""
         self.barrier: Height = -1
         """Height of a final CONFIG block: nothing above it belongs to this configuration."""
         self.closing: Height = -1

@@ -12,11 +12,11 @@ from tepbft.core.links import follow_links
 from tepbft.core.verification import check_checkpoint_certificate
 from tepbft.crypto.hash import leaf_hash, merkle_root
 from tepbft.errors import PeerFault
-from tepbft.protocols.tep import checkpoints
+from tepbft.protocols.tep import barrier, checkpoints
 from tepbft.protocols.tep.catch_up import serve_final
 from tepbft.protocols.tep.messages import Chunk, FetchChunk, FetchFinal, FetchOffer, Offer
 from tepbft.protocols.tep.state import State, Transfer
-from tepbft.storage.port import ConfigRecord, StableRecord
+from tepbft.storage.port import LinkedConfigRecord, StableRecord
 from tepbft.trusted.port import AdvanceFloor, BeginConfig
 from tepbft.types import Height, NodeId
 from tepbft.wire import ConfigLink, encode
@@ -48,12 +48,16 @@ def _offer(s: State, node: NodeId, above: Height) -> bool:
         found = s.store.stable_at_or_above(height)
         if height < above or found is None or found[0].height != height:
             continue
+        status = s.peers[node].status
+        known = status.cfg if status is not None else 0
+        links = s.host.link_offer(known)
+        following = s.history.get(known + 1)
+        if following is not None and following.floor <= height and not links:
+            continue  # nobody can check it who does not know what followed its configuration
         chunks = [s.store.snapshot_chunk(height, index) for index in range(count)]
         leaves = tuple(leaf_hash(chunk) for chunk in chunks if chunk is not None)
         if len(leaves) != count:
             continue
-        status = s.peers[node].status
-        links = s.host.link_offer(status.cfg if status else 0)
         s.send(node, Offer(found[1], found[0], leaves, links))
         return True
     return False
@@ -148,7 +152,8 @@ def _finish(s: State, transfer: Transfer) -> None:
     links: tuple[ConfigLink, ...] = transfer.offer.links
     following = [cfg for cfg in transfer.following if cfg.number > s.cfg.number]
     for cfg in following:
-        s.out.persist.append(ConfigRecord(encode(cfg)))
+        link = next(link for link in links if link.cfg == cfg.number - 1)
+        s.out.persist.append(LinkedConfigRecord(encode(cfg), encode(link)))
     if following:
         last = following[-1]
         floor = next(link.header for link in reversed(links) if link.cfg == last.number - 1)
@@ -159,6 +164,9 @@ def _finish(s: State, transfer: Transfer) -> None:
         s.host.configured(last)
     s.host.transferred(header, certificate, chunks)
     s.head = header
+    slot = s.slots.get(header.height)
+    if slot is not None and header.block_digest in slot.bodies:
+        barrier.recognise(s, slot.bodies[header.block_digest])
     s.headers = {}
     s.paused = True
     s.diverged_at, s.snapshot_only = -1, False
