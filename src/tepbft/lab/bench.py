@@ -29,8 +29,8 @@ from tepbft.cli.processes import kill, node_pid
 from tepbft.core.configuration import Parameters
 from tepbft.errors import TepbftError
 from tepbft.lab.calibrate import SignatureCost, calibrate
-from tepbft.lab.generator import Job, Report, now_us
 from tepbft.lab.histogram import Histogram
+from tepbft.lab.job import Job, Report, now_us
 from tepbft.lab.options import BenchOptions, check_options
 from tepbft.lab.probe import Probe, Sample
 from tepbft.lab.result import BenchResult
@@ -240,7 +240,7 @@ class _Run:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "tepbft.lab.generator",
+            "tepbft.lab.load_process",
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             limit=1 << 26,
