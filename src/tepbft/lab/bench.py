@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -25,16 +24,17 @@ from tepbft.cli.cluster import Cluster, fetch_statuses, open_cluster
 from tepbft.cli.components import stop_components
 from tepbft.cli.creation import Plan, create_cluster
 from tepbft.cli.lifecycle import lower_cluster, raise_cluster
-from tepbft.cli.processes import kill, node_pid
+from tepbft.cli.processes import kill, kill_started, node_pid
 from tepbft.core.configuration import Parameters
 from tepbft.errors import TepbftError
 from tepbft.lab.calibrate import SignatureCost, calibrate
 from tepbft.lab.histogram import Histogram
+from tepbft.lab.in_process import start_inside
 from tepbft.lab.job import Job, Report, now_us
 from tepbft.lab.options import BenchOptions, check_options
 from tepbft.lab.probe import Probe, Sample
 from tepbft.lab.result import BenchResult
-from tepbft.lab.usage import cores, machine
+from tepbft.lab.usage import cores, current_commit, machine
 from tepbft.node.status import NodeStatus
 from tepbft.trusted.client import device_pid
 
@@ -133,6 +133,7 @@ def _end(cluster: Cluster) -> None:
     """Stop every process of the cluster, whatever state it is in."""
     with contextlib.suppress(TepbftError):
         lower_cluster(cluster, nodes_only=True)
+    kill_started()  # those too that had no time to write their number down
     layouts = [folder.layout for folder in cluster.nodes]
     stop_components(layouts, quietly=True)
     for layout in layouts:
@@ -166,6 +167,8 @@ class _Run:
     def start(self) -> None:
         """Bring up the nodes that shall run."""
         self._tell("starting the nodes")
+        if self.options.in_process:
+            start_inside([self._cluster.nodes[node].layout for node in self._running])
         only = None if not self.options.crashed else list(self._running)
         raised = raise_cluster(self._cluster, only)
         if not raised.verdict.writes:
@@ -212,8 +215,10 @@ class _Run:
         """Start the generators, let them run, and look at the cluster at both ends of the window."""
         jobs = self._jobs()
         self._tell(f"signing {sum(job.prepare * len(job.clients) for job in jobs):,} requests in advance")
-        processes = [await self._spawn(job) for job in jobs]
+        processes: list[asyncio.subprocess.Process] = []
         try:
+            for job in jobs:
+                await self._spawn(job, processes)
             for process in processes:
                 async with asyncio.timeout(READY_TIMEOUT_S):
                     await self._expect(process, "ready")
@@ -236,7 +241,7 @@ class _Run:
                     process.kill()
                     await process.wait()
 
-    async def _spawn(self, job: Job) -> asyncio.subprocess.Process:
+    async def _spawn(self, job: Job, into: list[asyncio.subprocess.Process]) -> None:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -246,10 +251,10 @@ class _Run:
             limit=1 << 26,
             start_new_session=True,
         )
+        into.append(process)
         assert process.stdin is not None
         process.stdin.write(msgspec.json.encode(job) + b"\n")
         await process.stdin.drain()
-        return process
 
     async def _expect(self, process: asyncio.subprocess.Process, event: str) -> dict[str, Any]:
         """The next event of a generator, which has to be `event`."""
@@ -419,26 +424,3 @@ class _Run:
 def _add_up(timelines: list[list[int]]) -> list[int]:
     length = max(map(len, timelines), default=0)
     return [sum(line[i] for line in timelines if i < len(line)) for i in range(length)]
-
-
-def current_commit() -> str:
-    """The commit of this source tree; empty outside one."""
-    try:
-        found = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"],
-            capture_output=True,
-            timeout=5,
-            check=False,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return found.stdout.decode("ascii", "replace").strip() if found.returncode == 0 else ""
-
-
-def interrupt_on_terminate() -> None:
-    """SIGTERM unwinds like Ctrl-C, so that every process that was started is stopped."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
