@@ -95,6 +95,8 @@ def check_options(options: BenchOptions, strategies: tuple[str, ...] = ()) -> No
     ):
         if not low <= number <= high:
             raise _usage(flag, f"{number:g} is outside {low:g}..{high:g}", "Choose a number within.")
+    if options.bundle > 1:
+        raise _usage("--bundle", "nodes do not take bundles of operations yet", "Leave it out.")
     _check_faults(options, strategies)
 
 
@@ -105,7 +107,10 @@ def _check_faults(options: BenchOptions, strategies: tuple[str, ...]) -> None:
         if not count.isdigit() or not strategy:
             raise _usage("--byzantine", f"{options.byzantine!r} is not K:STRATEGY", "For example 1:silent.")
         if strategy not in strategies:
-            raise _usage("--byzantine", f"{strategy!r} is not known", f"Choose: {', '.join(strategies)}.")
+            known = (
+                f"Choose: {', '.join(strategies)}." if strategies else "There is none yet: take --crashed K."
+            )
+            raise _usage("--byzantine", f"{strategy!r} is not known", known)
     if options.crashed < 0 or options.crashed + options.byzantine_nodes > sizes.f:
         raise _usage(
             "--crashed and --byzantine",
