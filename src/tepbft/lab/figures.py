@@ -56,6 +56,11 @@ class Place:
     results: list[Result] = field(default_factory=list)
 
     @property
+    def at(self) -> str:
+        """`x`, for a person."""
+        return f"{self.x:,g}" if isinstance(self.x, float | int) else self.x
+
+    @property
     def limited(self) -> bool:
         """Whether the load, not the cluster, was the limit in some run."""
         return any(result["limited_by_client"] for result in self.results)

@@ -72,14 +72,14 @@ def _ends(places: Sequence[Place], what: str) -> list[str]:
         return []
     low, high = peak[0], peak[-1]
     found = [
-        f"With {low.x} {what} {_text(low, 'tps')} ({_ratio(low)}), with {high.x} {_text(high, 'tps')} "
+        f"With {low.at} {what} {_text(low, 'tps')} ({_ratio(low)}), with {high.at} {_text(high, 'tps')} "
         f"({_ratio(high)})."
     ]
     half = _series(places, HALF)
     if len(half) > 1:
         found.append(
-            f"At half of that the median latency is {_text(half[0], 'p50')} with {half[0].x} and "
-            f"{_text(half[-1], 'p50')} with {half[-1].x}."
+            f"At half of that the median latency is {_text(half[0], 'p50')} with {half[0].at} and "
+            f"{_text(half[-1], 'p50')} with {half[-1].at}."
         )
     return found
 
@@ -97,7 +97,7 @@ def _faults(places: Sequence[Place]) -> list[str]:
         worst = min(lying, key=lambda place: _value(place, "tps"))
         share = _value(worst, "tps") / max(1e-9, _value(healthy, "tps"))
         found.append(
-            f"Of the Byzantine behaviours the dearest is that of “{worst.series}” with {worst.x} nodes: "
+            f"Of the Byzantine behaviours the dearest is that of “{worst.series}” with {worst.at} nodes: "
             f"{share:.0%} of the throughput without faults."
         )
     return found
@@ -113,7 +113,7 @@ def _pairs(places: Sequence[Place], metric: str, what: str) -> list[str]:
     for place in places:
         if place.series == names[1] and place.x in first:
             other = first[place.x]
-            found.append(f"{place.x}: {_text(other, metric)} against {_text(place, metric)}")
+            found.append(f"{place.at}: {_text(other, metric)} against {_text(place, metric)}")
     return [f"{what}, {names[0]} against {names[1]} – " + "; ".join(found) + "."] if found else []
 
 
@@ -123,7 +123,7 @@ def _component(places: Sequence[Place]) -> list[str]:
 
 def _messages(places: Sequence[Place]) -> list[str]:
     return [
-        f"{place.x} nodes: {_value(place, 'messages'):.1f} messages per request for ordering and replies, "
+        f"{place.at} nodes: {_value(place, 'messages'):.1f} messages per request for ordering and replies, "
         f"{_value(place, 'other_messages'):.1f} more for checkpoints, status and the like."
         for place in places
     ]
@@ -131,7 +131,7 @@ def _messages(places: Sequence[Place]) -> list[str]:
 
 def _schemes(places: Sequence[Place]) -> list[str]:
     return [
-        f"{place.x}: {_text(place, 'tps')}, {_ratio(place)}; {_text(place, 'cpu_us')} of processor time per "
+        f"{place.at}: {_text(place, 'tps')}, {_ratio(place)}; {_text(place, 'cpu_us')} of processor time per "
         "request and node."
         for place in _series(places, SATURATION)
     ]
@@ -148,7 +148,7 @@ def _sweep(what: str) -> Callable[[Sequence[Place]], list[str]]:
             worst = min(mine, key=lambda place: _value(place, "tps"))
             if best is not worst:
                 found.append(
-                    f"{name}: most with {what} {best.x} ({_text(best, 'tps')}), least with {worst.x} "
+                    f"{name}: most with {what} {best.at} ({_text(best, 'tps')}), least with {worst.at} "
                     f"({_text(worst, 'tps')})."
                 )
         return found
@@ -171,7 +171,7 @@ def _overload(places: Sequence[Place]) -> list[str]:
         return []
     last = loop[-1]
     return [
-        f"With {last.x} times as much due as can be answered, {_text(last, 'tps')} are, "
+        f"With {last.at} times as much due as can be answered, {_text(last, 'tps')} are, "
         f"{_value(last, 'tps') / peak:.0%} of the most that was seen; half of these within "
         f"{_text(last, 'p50')}."
     ]

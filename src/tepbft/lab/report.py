@@ -216,13 +216,12 @@ def _table(figure: Figure, places: Sequence[Place]) -> str:
     lines = ["<tr>" + "".join(f"<th>{escape(text)}</th>" for text in head) + "</tr>"]
     for place in places:
         cells = [f"<td>{escape(place.series)}</td>"] if several else []
-        x = f"{place.x:,g}" if isinstance(place.x, float | int) else place.x
         mark = (
             ' <abbr title="the load, not the cluster, was the limit: no peak">†</abbr>'
             if place.limited
             else ""
         )
-        cells.append(f"<td>{escape(x)}{mark}</td>")
+        cells.append(f"<td>{escape(place.at)}{mark}</td>")
         for name in columns:
             value = spread(name, place.results)
             text = METRICS[name].text(value.middle if value else None)
