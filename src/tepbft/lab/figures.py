@@ -194,7 +194,7 @@ def _scales(axes: Axes, figure: Figure, xs: Sequence[float]) -> None:
     if figure.log_x and min(xs) > 0:
         axes.set_xscale("log")
         axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
-    axes.set_xticks(list(xs), [_short(x) for x in xs], rotation=45 if len(xs) > 7 else 0)
+    axes.set_xticks(list(xs), [_short(x) for x in xs], rotation=40 if len(xs) > 6 else 0)
     _value_axis(axes, figure.log_y)
 
 

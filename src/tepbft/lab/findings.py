@@ -72,8 +72,8 @@ def _ends(places: Sequence[Place], what: str) -> list[str]:
         return []
     low, high = peak[0], peak[-1]
     found = [
-        f"With {low.at} {what} {_text(low, 'tps')} ({_ratio(low)}), with {high.at} {_text(high, 'tps')} "
-        f"({_ratio(high)})."
+        f"{low.at} {what}: {_text(low, 'tps')}, {_ratio(low)}. {high.at} {what}: {_text(high, 'tps')}, "
+        f"{_ratio(high)}."
     ]
     half = _series(places, HALF)
     if len(half) > 1:

@@ -82,13 +82,13 @@ def _plain(name: str) -> Callable[[Result], float | None]:
 METRICS: dict[str, Metric] = {
     "tps": Metric("throughput", "requests/s", _plain("tps")),
     "due": Metric("due", "requests/s", lambda result: result["options"]["rate"] or None),
-    "limit_tps": Metric("limit by signatures", "requests/s", _plain("limit_tps")),
-    "ratio": Metric("throughput / limit", "", _plain("ratio"), 2),
+    "limit_tps": Metric("limit", "requests/s", _plain("limit_tps")),
+    "ratio": Metric("share of limit", "", _plain("ratio"), 2),
     "p50": Metric("median latency", "ms", _latency("p50"), 1),
     "p99": Metric("latency at 99 %", "ms", _latency("p99"), 1),
     "mean": Metric("mean latency", "ms", _latency("mean"), 1),
-    "cpu_us": Metric("CPU per request and node", "µs", _plain("cpu_us_per_tx_per_replica"), 1),
-    "tc_us": Metric("of it trusted component", "µs", _plain("trusted_cpu_us_per_tx_per_replica"), 1),
+    "cpu_us": Metric("CPU per request, node", "µs", _plain("cpu_us_per_tx_per_replica"), 1),
+    "tc_us": Metric("of it component", "µs", _plain("trusted_cpu_us_per_tx_per_replica"), 1),
     "cores_per_node": Metric(
         "CPU of a node and its component",
         "cores",
@@ -102,7 +102,7 @@ METRICS: dict[str, Metric] = {
     "view_changes": Metric("view changes", "", _plain("view_changes")),
     "messages": Metric("messages per request", "", _ordering_messages, 1),
     "other_messages": Metric("checkpoints, status etc.", "", _other_messages, 1),
-    "shed": Metric("due and not answered in time", "%", _shed, 1),
+    "shed": Metric("not answered in time", "%", _shed, 1),
 }
 
 COLUMNS: dict[str, tuple[str, ...]] = {

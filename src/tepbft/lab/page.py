@@ -22,8 +22,8 @@ a { color: #0b5a8a; text-decoration: none; } a:hover { text-decoration: underlin
   gap: 1.5rem; }
 figure { margin: 0; min-width: 0; overflow-x: auto; }
 svg { width: 100%; height: auto; display: block; max-width: 720px; }
-table { border-collapse: collapse; font-size: .86rem; margin: .5rem 0; }
-th, td { padding: .15rem .7rem .15rem 0; text-align: left; vertical-align: bottom;
+table { border-collapse: collapse; font-size: .82rem; line-height: 1.35; margin: .5rem 0; }
+th, td { padding: .15rem .55rem .15rem 0; text-align: left; vertical-align: bottom;
   border-bottom: 1px solid #eee; }
 th { color: #555; font-weight: 600; }
 td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }

@@ -25,7 +25,7 @@ RATES = (500, 1000, 1500, 2000, 2500, 5000, 7500, 10_000)
 """Requests per second, as in the paper."""
 NODE_COUNTS = (3, 5, 7, 9)
 FAULTY_OF = 9
-_RATE_LABEL = "requests due per second"
+RATE_LABEL = "requests due per second"
 
 
 def survives(protocol: str, nodes: int) -> int:
@@ -73,13 +73,13 @@ def rate_experiment(scale: Scale) -> Experiment:
             Figure(
                 title="Throughput",
                 metric="tps",
-                x_label=_RATE_LABEL,
+                x_label=RATE_LABEL,
                 log_x=True,
                 log_y=True,
                 limit=True,
                 due=True,
             ),
-            Figure(title="Latency", metric="p50_p99", x_label=_RATE_LABEL, log_x=True, log_y=True),
+            Figure(title="Latency", metric="p50_p99", x_label=RATE_LABEL, log_x=True, log_y=True),
         ),
         notes=(
             "Five nodes, as in the paper; a window of time instead of 200,000 transactions.",
@@ -98,8 +98,8 @@ def resources_experiment(scale: Scale) -> Experiment:
         points=(),
         source="rate",
         figures=(
-            Figure(title="Processor", metric="cores_per_node", x_label=_RATE_LABEL, log_x=True, log_y=True),
-            Figure(title="Memory of the largest node", metric="rss_mb", x_label=_RATE_LABEL, log_x=True),
+            Figure(title="Processor", metric="cores_per_node", x_label=RATE_LABEL, log_x=True, log_y=True),
+            Figure(title="Memory of the largest node", metric="rss_mb", x_label=RATE_LABEL, log_x=True),
         ),
         notes=(
             "Drawn from the runs of the experiment before it. The paper shows the load average of the "

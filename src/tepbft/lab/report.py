@@ -14,7 +14,7 @@ from tepbft.lab.figures import Place, render
 from tepbft.lab.findings import findings
 from tepbft.lab.metrics import COLUMNS, METRICS, spread
 from tepbft.lab.page import CSS, METHOD
-from tepbft.lab.paper_experiments import missing_protocols
+from tepbft.lab.paper_experiments import RATE_LABEL, missing_protocols
 from tepbft.lab.points import GROWTH, TIMELINE, Experiment, Figure
 from tepbft.lab.records import Record, file_of, latest, read_records
 
@@ -208,7 +208,10 @@ _MARK = ' <abbr title="the load, not the cluster, was the limit: no peak">†</a
 def _table(figure: Figure, places: Sequence[Place]) -> str:
     """The numbers of a figure: medians, and the extremes where there are repeats."""
     columns = [
-        name for name in COLUMNS[figure.metric] if any(spread(name, place.results) for place in places)
+        name
+        for name in COLUMNS[figure.metric]
+        if any(spread(name, place.results) for place in places)
+        and not (name == "due" and figure.x_label == RATE_LABEL)  # it is the first column already
     ]
     several = len({place.series for place in places}) > 1
     head = (["series"] if several else []) + [figure.x_label if figure.kind not in (TIMELINE, GROWTH) else ""]

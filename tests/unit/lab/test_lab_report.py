@@ -102,6 +102,12 @@ def test_only_failures_make_a_report_too(tmp_path: Path) -> None:
     assert "the replicas do not agree" in found and "<svg" not in found
 
 
+def test_every_key_of_a_result_is_documented() -> None:
+    text = (Path(__file__).resolve().parents[3] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    for name in BenchResult.__struct_fields__:
+        assert f"`{name}`" in text, name
+
+
 def test_no_results_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TepbftError):
         render_report(tmp_path)
