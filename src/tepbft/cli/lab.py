@@ -221,7 +221,7 @@ def history_command(
             emit(entry.record())
     else:
         columns, rows = recent_rows(entries)
-        page().print(table("key figures", columns, rows))
+        page().print(table("key figures (†: limited by the load)", columns, rows))
     if output is not None:
         from tepbft.lab.history_plot import render_history
 

@@ -103,6 +103,9 @@ class Campaign:
                     record.error = {"thing": "benchmark", "reason": reason, "remedy": "Run it again."}
             except TepbftError as error:
                 record.error = {"thing": error.thing, "reason": error.reason, "remedy": error.remedy}
+            except Exception as error:  # hours of other points do not depend on this one
+                reason = f"{type(error).__name__}: {error}"
+                record.error = {"thing": "benchmark", "reason": reason, "remedy": "Report this."}
             record.took_s = round(time.monotonic() - started, 1)
             if record.error is not None:
                 record.result = None  # no figure of a run that did not hold

@@ -74,14 +74,19 @@ def test_a_point_that_fails_is_recorded_and_tried_again(tmp_path: Path) -> None:
     trouble: dict[int, BaseException | dict[str, Any]] = {
         2: TepbftError("cluster", "it did not get ready", "Look."),
         4: {"replicas_agree": False, "errors": ["they differ"]},
+        6: OSError("no space left"),
     }
     campaign = a_campaign(tmp_path, Bench(trouble))
     done = list(campaign.run(campaign.steps()))
-    assert len(done) == 8 and [record.point for record in campaign.failed] == ["tep-1000", "tep-2000"]
+    assert len(done) == 8 and [record.point for record in campaign.failed] == [
+        "tep-1000",
+        "tep-2000",
+        "tep-5000",
+    ]
     assert all(record.result is None and record.error for record in campaign.failed)
     assert campaign.failed[1].error is not None and campaign.failed[1].error["reason"] == "they differ"
     again = a_campaign(tmp_path, Bench())
-    assert [step.point.name for step in again.steps()] == ["tep-1000", "tep-2000"]
+    assert [step.point.name for step in again.steps()] == ["tep-1000", "tep-2000", "tep-5000"]
     list(again.run(again.steps()))
     assert not again.failed and a_campaign(tmp_path, Bench()).steps() == []
 
