@@ -21,7 +21,9 @@ from tepbft.lab.result import BenchResult
 
 START_S, START_PER_NODE_S = 4.0, 0.5
 """What a point takes beside its window, on two cores: making, starting, comparing and stopping."""
-CALIBRATION_S = 2.0
+CALIBRATE_S, CALIBRATION_START_S = 0.6, 1.2
+"""Measuring the signature before every point: short, as the machine drifts more within an hour than such a
+measurement wobbles; and what it takes to begin."""
 TYPICAL_TPS = 6000.0
 """For telling the expected time of a point that ends after a number of transactions."""
 
@@ -46,11 +48,10 @@ class Campaign:
     quick: bool = False
     repeats: int = 1
     bench: Bench = run_bench
-    calibration: Callable[[str, int], SignatureCost] = calibrate
+    calibration: Callable[[str, int, float], SignatureCost] = calibrate
     tell: Callable[[str], None] = lambda text: None
     """Hears what is being done within a point."""
     failed: list[Record] = field(default_factory=list)
-    _costs: dict[tuple[str, str], SignatureCost] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         known = catalogue(self.quick)
@@ -74,9 +75,7 @@ class Campaign:
 
     def expected_s(self, steps: Sequence[Step]) -> float:
         """How long that will take, roughly."""
-        calibrations = {(step.experiment.name, step.point.options.scheme) for step in steps}
-        calibrations = {pair for pair in calibrations if pair[1] != "none"}
-        return sum(expected_s(step.point.options) for step in steps) + CALIBRATION_S * len(calibrations)
+        return sum(expected_s(step.point.options) for step in steps)
 
     # --- doing it -----------------------------------------------------------------------------
 
@@ -95,7 +94,8 @@ class Campaign:
             )
             try:
                 options = self._options(step)
-                cost = self._cost(step.experiment.name, options)
+                self.tell("measuring the signature on all cores")
+                cost = self.calibration(options.scheme, options.nodes, CALIBRATE_S)
                 result = self.bench(options, calibration=cost, tell=self.tell)
                 record.result = result.record()
                 if not result.replicas_agree or result.errors:
@@ -112,14 +112,6 @@ class Campaign:
                 self.failed.append(record)
             append_record(file_of(self.folder, step.experiment.name), record)
             yield record
-
-    def _cost(self, experiment: str, options: BenchOptions) -> SignatureCost:
-        """Once per experiment and scheme: the machine may drift over an hour, not over a minute."""
-        key = (experiment, options.scheme)
-        if key not in self._costs:
-            self.tell("measuring the signature on all cores")
-            self._costs[key] = self.calibration(options.scheme, options.nodes)
-        return self._costs[key]
 
     def _options(self, step: Step) -> BenchOptions:
         """The point's options; its rate, if it is a share of what another point reached."""
@@ -147,4 +139,6 @@ def expected_s(options: BenchOptions) -> float:
     if options.transactions is not None:
         seconds = min(seconds, options.transactions / TYPICAL_TPS)
     signing = 0.2 * (seconds + options.warmup_s) if options.scheme not in ("none", "mac") else 0.0
+    if options.scheme != "none":
+        signing += CALIBRATE_S + CALIBRATION_START_S
     return START_S + START_PER_NODE_S * options.nodes + options.warmup_s + seconds + signing

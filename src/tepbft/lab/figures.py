@@ -22,6 +22,10 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LIMIT_COLOUR, GRID_COLOUR, INK = "#999999", "#e6e6e6", "#222222"
 SIZE_INCHES = (6.0, 3.7)
 TIMELINE_S = 0.1
+VISIBLE_LIMIT = 1.5
+"""A limit so many times above the highest bar is not drawn: the bars would vanish."""
+AFTER_S = 2.0
+"""How much of the drain a timeline shows."""
 
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -213,14 +217,14 @@ def _value_axis(axes: Axes, logarithmic: bool) -> None:
 
 
 def _bars(axes: Axes, figure: Figure, places: Sequence[Place]) -> None:
-    names = list(dict.fromkeys(str(place.x) for place in places))
+    names = list(dict.fromkeys(place.at for place in places))
     quantities = _quantities(figure.metric)
     width = 0.7 / len(quantities)
     for number, (metric, suffix, _) in enumerate(quantities):
         pairs = [(place, found) for place in places if (found := spread(metric, place.results))]
         offset = (number - (len(quantities) - 1) / 2) * width
         axes.bar(
-            [names.index(str(place.x)) + offset for place, _ in pairs],
+            [names.index(place.at) + offset for place, _ in pairs],
             [found.middle for _, found in pairs],
             width * 0.92,
             yerr=_errors([found for _, found in pairs]),
@@ -228,8 +232,10 @@ def _bars(axes: Axes, figure: Figure, places: Sequence[Place]) -> None:
             label=suffix or METRICS[metric].label,
         )
     if figure.limit:
+        top = VISIBLE_LIMIT * axes.get_ylim()[1]
         limits = [(place, found) for place in places if (found := spread("limit_tps", place.results))]
-        at = [names.index(str(place.x)) for place, _ in limits]
+        limits = [(place, found) for place, found in limits if found.middle <= top]
+        at = [names.index(place.at) for place, _ in limits]
         axes.hlines(
             [found.middle for _, found in limits],
             [x - 0.42 for x in at],
@@ -251,7 +257,8 @@ def _timeline(axes: Axes, figure: Figure, places: Sequence[Place]) -> None:
         if not place.results:
             continue
         result = place.results[0]
-        rates = [count / TIMELINE_S for count in result["timeline"]]
+        shown = int((result["seconds"] + AFTER_S) / TIMELINE_S)
+        rates = [count / TIMELINE_S for count in result["timeline"][:shown]]
         times = [slot * TIMELINE_S for slot in range(len(rates))]
         axes.step(times, rates, where="post", color=COLOURS[number % len(COLOURS)], linewidth=1.4,
                   label=place.series)  # fmt: skip

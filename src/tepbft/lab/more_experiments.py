@@ -38,7 +38,6 @@ def schemes_experiment(scale: Scale) -> Experiment:
                 x_label="scheme",
                 kind=BARS,
                 series=(SATURATION,),
-                log_y=True,
                 limit=True,
             ),
             Figure(
@@ -202,7 +201,7 @@ def failover_experiment(scale: Scale) -> Experiment:
         points=tuple(points),
         figures=(
             Figure(title="Answers", metric="timeline", x_label="seconds into the window", kind=TIMELINE),
-            Figure(title="Longest time without an answer", metric="gap_ms", x_label="nodes"),
+            Figure(title="Longest time without an answer", metric="gap_ms", x_label="nodes", kind=BARS),
         ),
         notes=(
             f"1,000 requests per second are due throughout; SIGKILL for the primary after {kill_s:g} s. A "

@@ -21,11 +21,12 @@ a { color: #0b5a8a; text-decoration: none; } a:hover { text-decoration: underlin
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 520px), 1fr));
   gap: 1.5rem; }
 figure { margin: 0; min-width: 0; overflow-x: auto; }
-svg { width: 100%; height: auto; display: block; max-width: 720px; }
+svg { width: 100%; height: auto; display: block; max-width: 600px; }
 table { border-collapse: collapse; font-size: .82rem; line-height: 1.35; margin: .5rem 0; }
 th, td { padding: .15rem .55rem .15rem 0; text-align: left; vertical-align: bottom;
   border-bottom: 1px solid #eee; }
 th { color: #555; font-weight: 600; }
+td { white-space: nowrap; } .about td, .summary td:last-child { white-space: normal; }
 td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .about th { padding-right: 1.5rem; white-space: nowrap; } .about td, .summary td { vertical-align: top; }
 .summary td:first-child { white-space: nowrap; padding-right: 1.5rem; }

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from tepbft.errors import TepbftError
@@ -17,6 +18,9 @@ from tepbft.lab.page import CSS, METHOD
 from tepbft.lab.paper_experiments import RATE_LABEL, missing_protocols
 from tepbft.lab.points import GROWTH, TIMELINE, Experiment, Figure
 from tepbft.lab.records import Record, file_of, latest, read_records
+
+BUSY_BELOW = 0.8
+"""A share of the cores below which a run at saturation was not alone, or could not fill them."""
 
 
 class Measured:
@@ -99,10 +103,30 @@ def _about(measured: dict[str, Measured], results: Sequence[dict[str, Any]]) -> 
         ("commit", ", ".join(commits)),
         ("page made", datetime.now(UTC).isoformat(timespec="seconds")),
     ]
+    share = _machine_share(results)
+    if share is not None and share < BUSY_BELOW:
+        rows.append(
+            (
+                "careful",
+                f"At saturation nodes and load got {share:.0%} of the cores. Either something else ran on "
+                "this machine, and all figures are too low; or it has more cores than this load can use.",
+            )
+        )
     if quick:
         rows.append(("quick runs", f"short windows and few points: {', '.join(quick)}"))
     cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in rows)
     return f'<table class="about">{cells}</table>'
+
+
+def _machine_share(results: Sequence[dict[str, Any]]) -> float | None:
+    """How much of the machine closed-loop runs used: nearly all of it, on few cores that are free."""
+    closed = [result for result in results if not result["options"]["rate"]]
+    shares = [
+        value / 100
+        for result in closed
+        if result["options"]["clients"] > 1 and (value := METRICS["machine"].read(result)) is not None
+    ]
+    return median(shares) if shares else None
 
 
 def _machine(result: dict[str, Any]) -> str:
@@ -174,11 +198,11 @@ def _setting(experiment: Experiment, found: Measured) -> str:
     common = []
     for key, show in (
         ("nodes", "{} nodes"),
-        ("scheme", "{}"),
-        ("app", "{}"),
+        ("scheme", "signatures: {}"),
+        ("app", "load: {}"),
         ("payload", "{} bytes per operation"),
-        ("block_size", "blocks of up to {}"),
-        ("clients", "{} clients"),
+        ("block_size", "requests per block: up to {}"),
+        ("clients", "clients: {}"),
     ):
         values = {str(one.get(key)) for one in options if one.get(key) is not None}
         if len(values) == 1:
@@ -213,7 +237,7 @@ def _table(figure: Figure, places: Sequence[Place]) -> str:
         if any(spread(name, place.results) for place in places)
         and not (name == "due" and figure.x_label == RATE_LABEL)  # it is the first column already
     ]
-    several = len({place.series for place in places}) > 1
+    several = 1 < len({place.series for place in places}) < len(places)
     head = (["series"] if several else []) + [figure.x_label if figure.kind not in (TIMELINE, GROWTH) else ""]
     head += [METRICS[name].axis for name in columns]
     lines = ["<tr>" + "".join(f"<th>{escape(text)}</th>" for text in head) + "</tr>"]

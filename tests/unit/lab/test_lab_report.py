@@ -35,7 +35,7 @@ def fill(folder: Path, name: str = "all", *, quick: bool = True, repeats: int = 
 
     campaign = Campaign(
         choose(name, quick), folder, quick, repeats, bench=bench,
-        calibration=lambda scheme, nodes: SignatureCost(25.0, 30.0),
+        calibration=lambda *_: SignatureCost(25.0, 30.0),
     )  # fmt: skip
     list(campaign.run(campaign.steps()))
 
@@ -94,6 +94,14 @@ def test_full_results_replace_quick_ones_and_missing_experiments_are_named(tmp_p
     fill(tmp_path, "rate", quick=False)
     found = render_report(tmp_path)
     assert "quick runs" not in found and "Not measured:" in found
+
+
+def test_a_busy_machine_and_impossible_figures_are_told(tmp_path: Path) -> None:
+    fill(tmp_path, "nodes", cpu_us_per_tx_per_replica=5.0, ratio=1.4)
+    found = render_report(tmp_path)
+    assert "something else ran on" in found and "impossible" in found
+    fill(tmp_path / "free", "nodes", cpu_us_per_tx_per_replica=230.0)
+    assert "something else ran on" not in render_report(tmp_path / "free")
 
 
 def test_only_failures_make_a_report_too(tmp_path: Path) -> None:
