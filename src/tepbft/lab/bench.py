@@ -22,7 +22,7 @@ import msgspec
 
 from tepbft.cli.cluster import Cluster, fetch_statuses, open_cluster
 from tepbft.cli.components import stop_components
-from tepbft.cli.creation import Plan, create_cluster
+from tepbft.cli.creation import Plan, check_plan, create_cluster
 from tepbft.cli.lifecycle import lower_cluster, raise_cluster
 from tepbft.cli.processes import kill, kill_started, node_pid
 from tepbft.core.configuration import Parameters
@@ -95,6 +95,16 @@ def plan_for(options: BenchOptions, root: Path) -> Plan:
     )
 
 
+def _checked_plan(options: BenchOptions, root: Path) -> Plan:
+    """`plan_for`; TepbftError with exit code 2 if it cannot become a cluster."""
+    plan = plan_for(options, root)
+    try:
+        check_plan(plan)
+    except TepbftError as error:
+        raise TepbftError(error.thing, error.reason, error.remedy, exit_code=2) from None
+    return plan
+
+
 def run_bench(
     options: BenchOptions,
     *,
@@ -111,10 +121,11 @@ def run_bench(
             "this machine", "it has one core, which nodes and load would take turns on", "Use two or more."
         )
     with _folder(directory) as root:
+        plan = _checked_plan(options, root)
         tell("measuring the signature on all cores")
         before = calibration or calibrate(options.scheme, options.nodes)
         tell("making the cluster")
-        create_cluster(plan_for(options, root))
+        create_cluster(plan)
         cluster = open_cluster(root)
         try:
             run = _Run(options, cluster, before, tell)
