@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,15 @@ from tepbft.cli.lifecycle import lower_cluster, raise_cluster
 from tepbft.cli.processes import kill, kill_started, node_pid
 from tepbft.core.configuration import Parameters
 from tepbft.errors import TepbftError
+from tepbft.execution.bundle import PREFIX as BUNDLES
+from tepbft.lab import byzantine_node, in_process
 from tepbft.lab.calibrate import SignatureCost, calibrate
 from tepbft.lab.histogram import Histogram
-from tepbft.lab.in_process import start_inside
 from tepbft.lab.job import Job, Report, now_us
-from tepbft.lab.options import BenchOptions, check_options
+from tepbft.lab.options import BUNDLE_OVERHEAD_BYTES, BenchOptions, check_options
 from tepbft.lab.probe import Probe, Sample
 from tepbft.lab.result import BenchResult
+from tepbft.lab.starting import start_with
 from tepbft.lab.usage import cores, current_commit, machine
 from tepbft.node.status import NodeStatus
 from tepbft.trusted.client import device_pid
@@ -70,7 +72,8 @@ def plan_for(options: BenchOptions, root: Path) -> Plan:
     changes: dict[str, Any] = {"strict_sequential": options.strict_sequential}
     if options.block_size is not None:
         changes["block_requests"] = options.block_size
-        changes["block_bytes"] = min(4 << 20, max(1 << 20, options.block_size * (options.payload + 256)))
+        each = options.bundle * (options.payload + BUNDLE_OVERHEAD_BYTES) + 256
+        changes["block_bytes"] = min(4 << 20, max(1 << 20, options.block_size * each))
     if options.checkpoint_interval is not None:
         interval = options.checkpoint_interval
         changes["checkpoint_interval"] = interval
@@ -87,7 +90,7 @@ def plan_for(options: BenchOptions, root: Path) -> Plan:
         root=root,
         nodes=options.nodes,
         protocol=options.protocol,
-        app=options.app,
+        app=options.app if options.bundle == 1 else f"{BUNDLES}{options.app}",
         scheme=options.scheme,
         clients=options.clients,
         parameters=msgspec.structs.replace(Parameters(), **changes),
@@ -163,7 +166,6 @@ class _Run:
         self._cost = cost
         self._tell = tell
         self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
-        self._running = tuple(range(options.nodes - options.crashed))
         self._reports: list[Report] = []
         self._before = self._after = Sample()
         self._agree = False
@@ -178,26 +180,29 @@ class _Run:
     def start(self) -> None:
         """Bring up the nodes that shall run."""
         self._tell("starting the nodes")
-        if self.options.in_process:
-            start_inside([self._cluster.nodes[node].layout for node in self._running])
-        only = None if not self.options.crashed else list(self._running)
+        options = self.options
+        layouts = {folder.node: folder.layout for folder in self._cluster.nodes}
+        start_with(byzantine_node.MODULE, [layouts[node] for node in options.liars], options.strategy)
+        if options.in_process:
+            start_with(in_process.MODULE, [layouts[node] for node in options.correct])
+        only = None if not options.crashed else list(options.running)
         raised = raise_cluster(self._cluster, only)
         if not raised.verdict.writes:
             raise TepbftError(
                 "cluster", f"it did not get ready: {raised.verdict.text}", "Look into the nodes' logs."
             )
-        self._probe = Probe([self._cluster.nodes[node] for node in self._running])
+        self._probe = Probe([self._cluster.nodes[node] for node in options.correct])
 
     def _jobs(self) -> list[Job]:
         options = self.options
         names = [f"client{number:02}" for number in range(options.clients)]
         count = options.generators
         budget_s = options.warmup_s + options.seconds
-        wanted = options.rate * budget_s
+        wanted = options.rate / options.bundle * budget_s
         if not options.rate:
             limit = cores() / (options.nodes * max(1e-6, self._cost.verify_us * 1e-6))
             wanted = limit * budget_s if options.transactions is None else limit * options.warmup_s
-            wanted += options.transactions or 0
+            wanted += (options.transactions or 0) / options.bundle
         if options.clients * options.outstanding_per_client < 64:
             wanted = min(wanted, 2000 * budget_s)  # a few closed loops wait most of the time
         each = int(min(wanted * PREPARE_MARGIN, MAX_PREPARED) / options.clients) + 1
@@ -208,12 +213,13 @@ class _Run:
                 clients=names[number::count],
                 app=options.app,
                 payload=options.payload,
+                bundle=options.bundle,
                 pipeline=options.outstanding_per_client,
-                rate=options.rate / count,
+                rate=options.rate / options.bundle / count,
                 warmup_s=options.warmup_s,
                 seconds=options.seconds,
                 drain_s=options.drain_s,
-                transactions=-(-(options.transactions or 0) // count),
+                transactions=-(-(options.transactions or 0) // (count * options.bundle)),
                 prepare=prepare,
                 seed=options.seed * 1000 + number,
             )
@@ -283,8 +289,7 @@ class _Run:
     async def _watch(self, processes: list[asyncio.subprocess.Process]) -> None:
         for process in processes:
             await self._expect(process, "begin")
-        statuses = await asyncio.to_thread(fetch_statuses, self._cluster.genesis)
-        self._views_before = max((status.view_changes for status in statuses if status), default=0)
+        self._views_before = _view_changes(await asyncio.to_thread(self._correct_statuses))
         self._before = await asyncio.to_thread(self._probe.sample)
         started_s = time.monotonic()
         memory = asyncio.create_task(self._watch_memory(started_s))
@@ -312,23 +317,26 @@ class _Run:
     async def _murder(self, after_s: float) -> None:
         """SIGKILL for the primary's process; its component stays."""
         await asyncio.sleep(after_s)
-        statuses = await asyncio.to_thread(fetch_statuses, self._cluster.genesis)
+        statuses = await asyncio.to_thread(self._correct_statuses)
         primary = next(status.primary for status in statuses if status is not None)
         pid = node_pid(self._cluster.nodes[primary].layout)
         if pid is not None:
             self._killed = primary
             kill(pid)
 
+    def _correct_statuses(self) -> list[NodeStatus | None]:
+        """What the correct nodes say of themselves; None for one that does not answer."""
+        statuses = fetch_statuses(self._cluster.genesis)
+        return [statuses[node] for node in self.options.correct if node != self._killed]
+
     # --- afterwards ---------------------------------------------------------------------------
 
     def settle(self) -> None:
-        """Until all nodes that run report one head at one height, executed and stable."""
+        """Until all correct nodes that run report one head at one height, executed and stable."""
         self._tell("comparing the replicas")
         deadline = time.monotonic() + AGREE_TIMEOUT_S
-        alive = [node for node in self._running if node != self._killed]
         while True:
-            self._statuses = fetch_statuses(self._cluster.genesis)
-            seen = [self._statuses[node] for node in alive]
+            seen = self._statuses = self._correct_statuses()
             heads = {(s.executed, s.stable, s.head) if s else None for s in seen}
             one = next(iter(heads)) if len(heads) == 1 else None
             if one is not None and one[0] == one[1]:
@@ -343,7 +351,8 @@ class _Run:
     def result(self, cost: SignatureCost) -> BenchResult:
         """The figures."""
         options, reports = self.options, self._reports
-        committed = sum(report.committed for report in reports)
+        each = options.bundle  # operations of a request
+        committed = each * sum(report.committed for report in reports)
         if not committed:
             raise TepbftError(
                 "benchmark",
@@ -351,7 +360,7 @@ class _Run:
                 "Look at the nodes' logs: tepbft bench --dir DIR keeps them.",
             )
         window_s = sum(report.window_s for report in reports) / len(reports)
-        replicas = len(self._running)
+        replicas = len(options.correct)
         live = sum(report.signed_live for report in reports) if options.scheme not in LIVE_SCHEMES else 0
         limit = self._limit(cost, live > 0)
         tps = committed / window_s
@@ -380,19 +389,21 @@ class _Run:
             ),
             messages_per_tx=messages,
             bytes_per_tx=octets,
-            view_changes=max((s.view_changes for s in self._statuses if s), default=0) - self._views_before,
+            view_changes=_view_changes(self._statuses) - self._views_before,
+            view_changes_before=self._views_before,
             gap_ms=round(max(report.gap_ms for report in reports), 1),
             replicas_agree=self._agree,
+            byzantine_nodes=list(options.liars),
             committed=committed,
-            refused=sum(report.refused for report in reports),
-            shed=sum(report.shed for report in reports),
+            refused=each * sum(report.refused for report in reports),
+            shed=each * sum(report.shed for report in reports),
             busy=sum(report.busy for report in reports),
-            due=sum(report.due for report in reports),
-            lost=sum(report.outstanding for report in reports),
+            due=each * sum(report.due for report in reports),
+            lost=each * sum(report.outstanding for report in reports),
             retransmitted=sum(report.retransmitted for report in reports),
             limited_by_client=late > LATE_MS or busiest > 0.95,
             seconds=round(window_s, 3),
-            timeline=_add_up([report.timeline for report in reports]),
+            timeline=[each * count for count in _add_up([report.timeline for report in reports])],
             cores=cores(),
             machine=machine(),
             verification=getattr(status, "verification", "inline"),
@@ -404,7 +415,7 @@ class _Run:
     def _limit(self, cost: SignatureCost, live: bool) -> float | None:
         if not cost.verify_us:
             return None
-        per_tx_us = len(self._running) * cost.verify_us + (cost.sign_us if live else 0.0)
+        per_tx_us = len(self.options.running) * cost.verify_us + (cost.sign_us if live else 0.0)
         return cores() * 1e6 / per_tx_us * self.options.bundle
 
     def _cpu(self) -> tuple[float, float]:
@@ -430,6 +441,10 @@ class _Run:
                 )
             )
         return total
+
+
+def _view_changes(statuses: Sequence[NodeStatus | None]) -> int:
+    return max((status.view_changes for status in statuses if status), default=0)
 
 
 def _add_up(timelines: list[list[int]]) -> list[int]:

@@ -26,6 +26,7 @@ from tepbft.errors import PeerFault, TepbftError
 from tepbft.lab.blocks import BlockMatcher, split_view
 from tepbft.lab.histogram import Histogram
 from tepbft.lab.job import Job, Report, now_us
+from tepbft.lab.primary import PrimaryGuess
 from tepbft.lab.supply import Supply
 
 CONNECT_TIMEOUT_S = 15.0
@@ -80,16 +81,14 @@ class Generator:
         for index, name in enumerate(job.clients):
             credentials = load_credentials(root / "clients" / f"{name}.json")
             seed = f"{job.seed}/{name}"
-            supply = Supply(genesis, credentials, session, job.app, job.payload, seed)
+            supply = Supply(genesis, credentials, session, job.app, job.payload, seed, job.bundle)
             self._clients.append(_Client(index, supply))
         self._by_id = {client.supply.client: client for client in self._clients}
         self._session = session
         self._matcher = BlockMatcher(sizes.f + 1)
         self._links: list[NodeLink] = []
         self._introduced: list[set[int]] = [set() for _ in range(self._n)]
-        self._primary = 0
-        self._offset = 0
-        self._view = 0
+        self._leader = PrimaryGuess(sizes.n, sizes.f)
         self._outbox: list[tuple[int, bytes]] = []
         self._repeats: list[bytes] = []
         self._flushing = False
@@ -159,9 +158,7 @@ class Generator:
 
     def _frame(self, node: int, data: bytes | wire.Welcome) -> None:
         if isinstance(data, wire.Welcome):
-            if data.view >= self._view:
-                self._offset = (data.primary - data.view) % self._n
-                self._note_view(data.view)
+            self._leader.introduced(node, data.view, data.primary)
             return
         parts = split_view(data)
         if parts is None:
@@ -171,15 +168,10 @@ class Generator:
                     if session == self._session:
                         self._declined(node, client, seq, code)
             return
-        if parts[0] > self._view:
-            self._note_view(parts[0])
+        self._leader.said(node, parts[0])
         outcome = self._matcher.add(node, data)
         if outcome is not None:
             self._settle(outcome)
-
-    def _note_view(self, view: int) -> None:
-        self._view = view
-        self._primary = (view + self._offset) % self._n
 
     # --- answers ------------------------------------------------------------------------------
 
@@ -234,7 +226,7 @@ class Generator:
 
     def _declined(self, node: int, client_id: bytes, seq: int, code: str) -> None:
         client = self._by_id.get(client_id)
-        if client is None or seq not in client.outstanding or node != self._primary:
+        if client is None or seq not in client.outstanding or node != self._leader.node:
             return
         if code not in ("busy", "out_of_window"):  # the latter: the primary executes behind the others
             self._error(f"declined as {code}")
@@ -294,10 +286,10 @@ class Generator:
         outbox, repeats = self._outbox, self._repeats
         self._outbox, self._repeats = [], []
         size = len(self._clients)
-        lost = not self._links[self._primary].connected
+        lost = not self._links[self._leader.node].connected
         for node, link in enumerate(self._links):
             known = self._introduced[node]
-            if node == self._primary or lost:  # without a primary everybody is told, and may complain
+            if node == self._leader.node or lost:  # without a primary everybody is told, and may complain
                 raws = [raw for _, raw in outbox]
                 indices = [index for index, _ in outbox] if len(known) < size else []
             elif len(known) < size:

@@ -9,21 +9,16 @@ to it is a function call instead of a socket.
 
 from __future__ import annotations
 
-import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from tepbft.cli.processes import log_tail, node_pid, start_node, wait_until
-from tepbft.errors import TepbftError
-from tepbft.runtime import process
-from tepbft.runtime.layout import NodeLayout
+from tepbft.lab.starting import run_command
+from tepbft.runtime.process import run_node
 from tepbft.trusted.device import open_platform, start_component
 from tepbft.trusted.hbusig import HbUsig
 from tepbft.trusted.port import Identity, TcAnswer, TcRequest
 
 MODULE = "tepbft.lab.in_process"
-START_TIMEOUT_S = 30.0
 
 
 class InsideDevice:
@@ -68,27 +63,10 @@ class InsideLauncher:
         """Nothing is sealed: the cluster is thrown away."""
 
 
-def start_inside(layouts: Sequence[NodeLayout]) -> None:
-    """Start nodes of this kind and wait until each holds its folder; TepbftError if one does not."""
-    started: list[tuple[NodeLayout, subprocess.Popen[bytes]]] = []
-    for layout in layouts:
-        started.append((layout, start_node(layout, MODULE)))
-    for layout, running in started:
-
-        def decided(layout: NodeLayout = layout, running: subprocess.Popen[bytes] = running) -> bool:
-            return node_pid(layout) is not None or running.poll() is not None
-
-        if not wait_until(decided, START_TIMEOUT_S) or running.poll() is not None:
-            raise TepbftError(
-                str(layout.folder), f"it did not start: {log_tail(layout.log)}", f"Look into {layout.log}."
-            )
-
-
-def main() -> int:
-    """The node of a folder, in the foreground."""
-    vars(process)["Launcher"] = InsideLauncher  # the one place where a node makes its way to a component
-    return process.main()
+def run(folder: str) -> int:
+    """Run the node of `folder`, as `runtime.process.run_node` does; its exit code."""
+    return run_node(Path(folder), launcher_for=InsideLauncher)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(f"python -m {MODULE} FOLDER", run, 1))

@@ -25,6 +25,8 @@ class Job(Struct, forbid_unknown_fields=True):
     prepare: int
     """Requests of each client to sign in advance."""
     seed: int
+    bundle: int = 1
+    """Operations in a request."""
 
 
 class Report(Struct, forbid_unknown_fields=True):
