@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 from tepbft.errors import TepbftError
+from tepbft.lab.byzantine import BACKUP, strategy
 from tepbft.lab.starting import run_command
-from tepbft.lab.strategies import BACKUP, strategy
 from tepbft.runtime.process import run_node
 
 MODULE = "tepbft.lab.byzantine_node"

@@ -8,7 +8,7 @@ from tepbft.cli.creation import MAX_CLIENTS, MIN_NODES, PROTOCOLS
 from tepbft.core.quorum import quorums
 from tepbft.crypto.schemes import SCHEMES
 from tepbft.errors import TepbftError
-from tepbft.lab.strategies import PRIMARY, STRATEGIES
+from tepbft.lab.byzantine import PRIMARY, STRATEGIES
 from tepbft.lab.workload import APPLICATIONS
 from tepbft.types import MAX_NODES, MAX_OPERATION_BYTES
 
@@ -43,7 +43,7 @@ class BenchOptions(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     bundle: int = 1
     """Operations under one signature: above 1 the application is `bundle:APP`."""
     byzantine: str = ""
-    """`K:STRATEGY` (`lab.strategies`): the last K backups that run are Byzantine; of a strategy whose
+    """`K:STRATEGY` (`lab.byzantine`): the last K backups that run are Byzantine; of a strategy whose
     name begins with `primary_`, node 0 and the last K-1."""
     crashed: int = 0
     """Nodes that are stopped before the load begins."""

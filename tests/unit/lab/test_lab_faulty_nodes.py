@@ -6,7 +6,7 @@ import pytest
 
 from tepbft.errors import TepbftError
 from tepbft.lab.options import BenchOptions, check_options
-from tepbft.lab.strategies import STRATEGIES
+from tepbft.lab.byzantine import STRATEGIES
 
 
 def test_the_last_backups_that_run_are_byzantine() -> None:

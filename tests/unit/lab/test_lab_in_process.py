@@ -8,9 +8,9 @@ import pytest
 
 from tepbft.errors import TepbftError
 from tepbft.lab import byzantine_node, in_process
+from tepbft.lab.byzantine import Corrupt
 from tepbft.lab.in_process import InsideDevice, InsideLauncher
 from tepbft.lab.starting import run_command
-from tepbft.lab.strategies import Corrupt
 from tepbft.runtime import process
 from tepbft.trusted.device import SEALED_FILE
 from tepbft.trusted.hbusig import HbUsig

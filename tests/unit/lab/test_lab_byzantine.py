@@ -12,9 +12,21 @@ from tepbft.core.certificates import PrepareHead
 from tepbft.core.events import Busy, Effects, PeerMessage, Reply, Send, Tick
 from tepbft.core.options import NodeOptions
 from tepbft.execution.apps import kv
-from tepbft.lab import strategies
-from tepbft.lab.byzantine import Byzantine
-from tepbft.lab.strategies import BACKUP, DESCRIPTIONS, PRIMARY, STRATEGIES, corrupted, strategy
+from tepbft.lab.byzantine import (
+    BACKUP,
+    DESCRIPTIONS,
+    FLOOD_BURST,
+    FLOOD_KEPT,
+    PRIMARY,
+    STRATEGIES,
+    Equivocate,
+    Flood,
+    Silent,
+    Slow,
+    corrupted,
+    strategy,
+)
+from tepbft.lab.byzantine_core import Byzantine
 from tepbft.protocols.tep.messages import Body, Commit, Prepare, ReqVc, Status, codec, req_vc_preimage
 from tepbft.trusted.port import COMMIT, PREPARE, Order, Refused, order_body
 from tepbft.types import ConnectionId
@@ -24,15 +36,15 @@ LEADING = sorted(name for name, found in BACKUP.items() if found.leads)
 
 
 class Cluster(World):
-    """A world in which one node is Byzantine; `byzantine` stands where its node was."""
+    """A world in which one node is Byzantine; `core` stands where its node was."""
 
     def __init__(self, name: str, number: int, n: int = 3) -> None:
         super().__init__(n, options=NodeOptions(max_wait_ms=0))
         self.wire: list[tuple[int, object]] = []
         """(receiver, message) of everything that the Byzantine node says."""
         self.liar = number
-        self.byzantine = strategy(name)(self.node(number))
-        self.hosts[number].node = self.byzantine  # type: ignore[assignment]
+        self.core = strategy(name)(self.node(number))
+        self.hosts[number].node = self.core  # type: ignore[assignment]
         self.filters.append(self._listen)
 
     def _listen(self, sender: int, to: int, message: object) -> bool:
@@ -96,7 +108,7 @@ def test_names_and_descriptions() -> None:
     assert all(f"{PRIMARY}{name}" in STRATEGIES for name in LEADING)
     assert "equivocate" in LEADING and "withhold_bodies" in LEADING
     assert all(DESCRIPTIONS.values()) and all(found.summary for found in BACKUP.values())
-    assert strategy("primary_silent") is strategy("silent") is strategies.Silent
+    assert strategy("primary_silent") is strategy("silent") is Silent
     with pytest.raises(KeyError):
         strategy("primary_nothing")
 
@@ -104,22 +116,20 @@ def test_names_and_descriptions() -> None:
 # --- one by one -------------------------------------------------------------------------------
 
 
-def effects_of(
-    byzantine: Byzantine, messages: Sequence[object] = (), replies: Sequence[Reply] = ()
-) -> Effects:
+def effects_of(core: Byzantine, messages: Sequence[object] = (), replies: Sequence[Reply] = ()) -> Effects:
     """What becomes of effects that a node would have had."""
-    effects = Effects(send=[Send(byzantine.others, message) for message in messages], replies=list(replies))
+    effects = Effects(send=[Send(core.others, message) for message in messages], replies=list(replies))
     effects.busy = [Busy(ConnectionId(1), [])]
-    byzantine.change(effects)
+    core.change(effects)
     return effects
 
 
 def test_silent_says_nothing() -> None:
     cluster = Cluster("silent", 2)
-    effects = effects_of(cluster.byzantine, [Body(_block())], [Reply(ConnectionId(1), 1, [])])
+    effects = effects_of(cluster.core, [Body(_block())], [Reply(ConnectionId(1), 1, [])])
     assert (effects.send, effects.replies, effects.busy) == ([], [], [])
     cluster.load("a")
-    assert cluster.wire == [] and cluster.byzantine.node.state.executed > 0
+    assert cluster.wire == [] and cluster.core.node.state.executed > 0
 
 
 def test_withhold_commits_asks_for_no_vote() -> None:
@@ -134,9 +144,9 @@ def test_withhold_commits_asks_for_no_vote() -> None:
 def test_equivocate_is_refused_by_its_component_and_forges() -> None:
     cluster = Cluster("equivocate", 0, 5)
     cluster.load("a")
-    byzantine = cluster.byzantine
-    assert isinstance(byzantine, strategies.Equivocate)
-    assert byzantine.refusals > 0 and byzantine.successes == 0 and not byzantine._asked
+    core = cluster.core
+    assert isinstance(core, Equivocate)
+    assert core.refusals > 0 and core.successes == 0 and not core._asked
     by_height: dict[int, dict[bytes, set[int]]] = {}
     for to, message in cluster.wire:
         if isinstance(message, Prepare):
@@ -145,7 +155,7 @@ def test_equivocate_is_refused_by_its_component_and_forges() -> None:
         by_height
     )
     refused = [answer for _, answer in cluster.hosts[0].statements if isinstance(answer, Refused)]
-    assert len(refused) == byzantine.refusals and {answer.code for answer in refused} == {"register"}
+    assert len(refused) == core.refusals and {answer.code for answer in refused} == {"register"}
     assert cluster.noticed(1, "peer_fault") and not cluster.noticed(3, "peer_fault")
     assert not cluster.noticed(0, "tc_refused")  # the node within hears nothing of it
 
@@ -181,21 +191,21 @@ def test_corrupt_spoils_every_signature_and_nothing_else() -> None:
 
 def test_slow_holds_everything_back_and_loses_nothing() -> None:
     cluster = Cluster("slow", 2)
-    byzantine = cluster.byzantine
-    assert isinstance(byzantine, strategies.Slow) and byzantine.delay_ms == 450
+    core = cluster.core
+    assert isinstance(core, Slow) and core.delay_ms == 450
     message, reply = Body(_block()), Reply(ConnectionId(1), 1, [])
-    byzantine.now_ms = 10_000
-    effects = effects_of(byzantine, [message], [reply])
+    core.now_ms = 10_000
+    effects = effects_of(core, [message], [reply])
     assert (effects.send, effects.replies, effects.busy) == ([], [], [])
-    assert byzantine.step(Tick(WALL_MS), 10_449).replies == []
-    late = byzantine.step(Tick(WALL_MS), 10_450)
+    assert core.step(Tick(WALL_MS), 10_449).replies == []
+    late = core.step(Tick(WALL_MS), 10_450)
     assert [send.message for send in late.send] == [message] and late.replies == [reply] and late.busy
 
 
 def test_slow_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strategies, "MAX_HELD", 3)
-    byzantine = Cluster("slow", 2).byzantine
-    said = [effects_of(byzantine, [Body(_block(number))]).send for number in range(5)]
+    monkeypatch.setattr("tepbft.lab.byzantine.MAX_HELD", 3)
+    core = Cluster("slow", 2).core
+    said = [effects_of(core, [Body(_block(number))]).send for number in range(5)]
     assert [[send.message.block.height for send in sends] for sends in said] == [[], [], [], [0], [1]]
 
 
@@ -203,18 +213,18 @@ def test_flood_is_bounded_by_time_and_well_formed() -> None:
     cluster = Cluster("flood", 2)
     for tag in "abcdefghijkl":
         cluster.load(tag)
-    byzantine = cluster.byzantine
-    assert isinstance(byzantine, strategies.Flood)
+    core = cluster.core
+    assert isinstance(core, Flood)
     now = cluster.now + 5
-    byzantine.step(Tick(WALL_MS), now)
-    assert byzantine.step(Tick(WALL_MS), now).send == []
-    soon = byzantine.step(Tick(WALL_MS), now + 7).send
+    core.step(Tick(WALL_MS), now)
+    assert core.step(Tick(WALL_MS), now).send == []
+    soon = core.step(Tick(WALL_MS), now + 7).send
     assert len(soon) <= 7 + 2 and len(soon) >= 7
-    later = byzantine.step(Tick(WALL_MS), now + 60_000).send
-    assert len(later) >= strategies.FLOOD_BURST
+    later = core.step(Tick(WALL_MS), now + 60_000).send
+    assert len(later) >= FLOOD_BURST
     for send in later:
         assert codec.decode(encode(send.message)) == send.message
-    assert len(byzantine._seen) == strategies.FLOOD_KEPT
+    assert len(core._seen) == FLOOD_KEPT
     kinds = {type(send.message).__name__ for send in later}
     assert {"Commit", "Checkpoint", "Body", "Forward", "FetchFinal"} <= kinds
 
@@ -222,12 +232,12 @@ def test_flood_is_bounded_by_time_and_well_formed() -> None:
 def test_lies_to_clients_are_alike_and_stand_alone() -> None:
     receipt = Receipt(bytes(16), 1, 2, bytes(32), 0, b"true")
     reply = Reply(ConnectionId(1), 3, [receipt])
-    told = [effects_of(Cluster("lie_to_clients", n).byzantine, replies=[reply]).replies for n in (1, 2)]
+    told = [effects_of(Cluster("lie_to_clients", n).core, replies=[reply]).replies for n in (1, 2)]
     assert told[0] == told[1]
     lie = told[0][0].receipts[0]
     assert (lie.client, lie.seq, lie.status, lie.result) == (bytes(16), 2, REFUSED, b"a lietrue")
     cluster = Cluster("lie_to_clients", 2)
-    assert cluster.byzantine.welcome().view == cluster.node(0).welcome().view + 1
+    assert cluster.core.welcome().view == cluster.node(0).welcome().view + 1
 
 
 def test_spam_asks_for_ever_higher_views() -> None:
@@ -239,7 +249,7 @@ def test_spam_asks_for_ever_higher_views() -> None:
     state, wish = cluster.node(0).state, wishes[0]
     preimage = req_vc_preimage(cluster.chain_id, state.cfg, 2, wish.target)
     assert state.verifier.signed(state.cfg, 2, preimage, wish.signature)
-    assert cluster.byzantine.step(Tick(WALL_MS), cluster.byzantine.now_ms).send == []
+    assert cluster.core.step(Tick(WALL_MS), cluster.core.now_ms).send == []
 
 
 def test_stale_status_lies_both_ways() -> None:
@@ -249,9 +259,9 @@ def test_stale_status_lies_both_ways() -> None:
     told = [status for to, status in cluster.wire if to == 0 and isinstance(status, Status)]
     executed = [status.executed for status in told]
     assert 0 in executed and max(executed) >= 1000
-    byzantine = cluster.byzantine
+    core = cluster.core
     other = Body(_block())
-    assert effects_of(byzantine, [other]).send[0].message is other
+    assert effects_of(core, [other]).send[0].message is other
 
 
 def test_a_wrapper_that_changes_nothing_is_the_node() -> None:
