@@ -40,13 +40,13 @@ class BenchResult(Struct, frozen=True, kw_only=True):
     bytes_per_tx: dict[str, float]
     view_changes: int
     """In the window and the drain."""
-    view_changes_before: int
+    view_changes_before: int = 0
     """Between the start and the window."""
     gap_ms: float
     """The longest time in the window without any answer."""
     replicas_agree: bool
     """Whether all correct nodes came to report one head, executed and stable."""
-    byzantine_nodes: list[int]
+    byzantine_nodes: list[int] = msgspec.field(default_factory=list)
     committed: int
     refused: int
     shed: int

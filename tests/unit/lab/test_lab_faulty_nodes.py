@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tepbft.errors import TepbftError
-from tepbft.lab.options import BenchOptions, check_options
 from tepbft.lab.byzantine import STRATEGIES
+from tepbft.lab.options import BenchOptions, check_options
 
 
 def test_the_last_backups_that_run_are_byzantine() -> None:

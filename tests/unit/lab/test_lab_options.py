@@ -27,7 +27,7 @@ from tepbft.lab.options import BenchOptions, check_options
         ({"warmup_s": -1}, "--warmup"),
         ({"generators": 33}, "--generators"),
         ({"rate": -1}, "--rate"),
-        ({"bundle": 2}, "--bundle"),
+        ({"bundle": 1025}, "--bundle"),
         ({"byzantine": "silent"}, "--byzantine"),
         ({"byzantine": "x:silent"}, "--byzantine"),
         ({"byzantine": "1:unknown"}, "--byzantine"),
