@@ -23,19 +23,18 @@ import msgspec
 from tepbft.cli.cluster import Cluster, fetch_statuses, open_cluster
 from tepbft.cli.components import stop_components
 from tepbft.cli.creation import Plan, check_plan, create_cluster
-from tepbft.cli.lifecycle import lower_cluster, raise_cluster
+from tepbft.cli.lifecycle import lower_cluster
 from tepbft.cli.processes import kill, kill_started, node_pid
 from tepbft.core.configuration import Parameters
 from tepbft.errors import TepbftError
 from tepbft.execution.bundle import PREFIX as BUNDLES
-from tepbft.lab import byzantine_node, in_process
 from tepbft.lab.calibrate import SignatureCost, calibrate
 from tepbft.lab.histogram import Histogram
 from tepbft.lab.job import Job, Report, now_us
 from tepbft.lab.options import BUNDLE_OVERHEAD_BYTES, BenchOptions, check_options
 from tepbft.lab.probe import Probe, Sample
 from tepbft.lab.result import BenchResult
-from tepbft.lab.starting import start_with
+from tepbft.lab.starting import start_cluster
 from tepbft.lab.usage import cores, current_commit, machine
 from tepbft.node.status import NodeStatus
 from tepbft.trusted.client import device_pid
@@ -180,18 +179,8 @@ class _Run:
     def start(self) -> None:
         """Bring up the nodes that shall run."""
         self._tell("starting the nodes")
-        options = self.options
-        layouts = {folder.node: folder.layout for folder in self._cluster.nodes}
-        start_with(byzantine_node.MODULE, [layouts[node] for node in options.liars], options.strategy)
-        if options.in_process:
-            start_with(in_process.MODULE, [layouts[node] for node in options.correct])
-        only = None if not options.crashed else list(options.running)
-        raised = raise_cluster(self._cluster, only)
-        if not raised.verdict.writes:
-            raise TepbftError(
-                "cluster", f"it did not get ready: {raised.verdict.text}", "Look into the nodes' logs."
-            )
-        self._probe = Probe([self._cluster.nodes[node] for node in options.correct])
+        start_cluster(self.options, self._cluster)
+        self._probe = Probe([self._cluster.nodes[node] for node in self.options.correct])
 
     def _jobs(self) -> list[Job]:
         options = self.options

@@ -12,10 +12,8 @@ from pathlib import Path
 
 from tepbft.errors import TepbftError
 from tepbft.lab.byzantine import BACKUP, strategy
-from tepbft.lab.starting import run_command
+from tepbft.lab.starting import BYZANTINE_MODULE, run_command
 from tepbft.runtime.process import run_node
-
-MODULE = "tepbft.lab.byzantine_node"
 
 
 def run(folder: str, name: str) -> int:
@@ -31,4 +29,4 @@ def run(folder: str, name: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(f"python -m {MODULE} FOLDER STRATEGY", run, 2))
+    sys.exit(run_command(f"python -m {BYZANTINE_MODULE} FOLDER STRATEGY", run, 2))

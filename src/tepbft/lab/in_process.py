@@ -12,13 +12,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tepbft.lab.starting import run_command
+from tepbft.lab.starting import INSIDE_MODULE, run_command
 from tepbft.runtime.process import run_node
 from tepbft.trusted.device import open_platform, start_component
 from tepbft.trusted.hbusig import HbUsig
 from tepbft.trusted.port import Identity, TcAnswer, TcRequest
-
-MODULE = "tepbft.lab.in_process"
 
 
 class InsideDevice:
@@ -69,4 +67,4 @@ def run(folder: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(f"python -m {MODULE} FOLDER", run, 1))
+    sys.exit(run_command(f"python -m {INSIDE_MODULE} FOLDER", run, 1))

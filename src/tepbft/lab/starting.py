@@ -1,4 +1,4 @@
-"""Nodes that are not started as `tepbft up` does it: another module runs them, for a measurement."""
+"""Starting a benchmark's cluster; some of its nodes another way than `tepbft up` does it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,29 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 
+from tepbft.cli.cluster import Cluster
+from tepbft.cli.lifecycle import raise_cluster
 from tepbft.cli.processes import log_tail, node_pid, start_node, wait_until
 from tepbft.errors import TepbftError
+from tepbft.lab.options import BenchOptions
 from tepbft.runtime.layout import NodeLayout
 
+BYZANTINE_MODULE = "tepbft.lab.byzantine_node"
+INSIDE_MODULE = "tepbft.lab.in_process"
 START_TIMEOUT_S = 30.0
+
+
+def start_cluster(options: BenchOptions, cluster: Cluster) -> None:
+    """Bring up the nodes that shall run, each as `options` have it; TepbftError if no writes come of it."""
+    layouts = {folder.node: folder.layout for folder in cluster.nodes}
+    start_with(BYZANTINE_MODULE, [layouts[node] for node in options.liars], options.strategy)
+    if options.in_process:
+        start_with(INSIDE_MODULE, [layouts[node] for node in options.correct])
+    raised = raise_cluster(cluster, list(options.running) if options.crashed else None)
+    if not raised.verdict.writes:
+        raise TepbftError(
+            "cluster", f"it did not get ready: {raised.verdict.text}", "Look into the nodes' logs."
+        )
 
 
 def start_with(module: str, layouts: Sequence[NodeLayout], *arguments: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -111,6 +112,12 @@ def test_names_and_descriptions() -> None:
     assert strategy("primary_silent") is strategy("silent") is Silent
     with pytest.raises(KeyError):
         strategy("primary_nothing")
+
+
+def test_every_strategy_is_documented() -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    for name, found in BACKUP.items():
+        assert f"| `{name}` | {found.summary} | {'yes' if found.leads else ''} |" in page
 
 
 # --- one by one -------------------------------------------------------------------------------

@@ -10,8 +10,9 @@ from tepbft.errors import TepbftError
 from tepbft.lab import byzantine_node, in_process
 from tepbft.lab.byzantine import Corrupt
 from tepbft.lab.in_process import InsideDevice, InsideLauncher
-from tepbft.lab.starting import run_command
+from tepbft.lab.starting import run_command, start_with
 from tepbft.runtime import process
+from tepbft.runtime.layout import NodeLayout
 from tepbft.trusted.device import SEALED_FILE
 from tepbft.trusted.hbusig import HbUsig
 from tepbft.trusted.port import COMMIT, Order, Ui
@@ -62,6 +63,12 @@ def test_nodes_of_a_laboratory_come_in_by_the_seam(monkeypatch: pytest.MonkeyPat
     ]
     with pytest.raises(TepbftError, match="not known"):
         byzantine_node.run("b", "friendly")
+
+
+def test_a_node_that_does_not_start_is_told(tmp_path: Path) -> None:
+    with pytest.raises(TepbftError, match=r"No module named tepbft\.lab\.nothing") as caught:
+        start_with("tepbft.lab.nothing", [NodeLayout(tmp_path)], "silent")
+    assert "did not start" in caught.value.reason
 
 
 def test_the_command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
