@@ -11,6 +11,8 @@ from tepbft.lab.points import HALF, SATURATION
 
 POSSIBLE = 1.05
 """No share of the limit beyond this can be true; up to it, both measurements wobble."""
+FAR = 0.05
+"""Below such a share of the limit it says nothing."""
 ANSWERED = 0.98
 """From this share on, what is due counts as answered."""
 
@@ -40,6 +42,8 @@ def _ratio(place: Place) -> str:
     found = spread("ratio", place.results)
     if found is None:
         return "no signatures to verify"
+    if found.middle < FAR:
+        return "authenticators are no limit"
     doubt = " (impossible: the machine was busy while that was measured)" if found.middle > POSSIBLE else ""
     return f"{found.middle:.0%} of what signatures alone allow{doubt}"
 

@@ -143,8 +143,8 @@ def _summary(measured: dict[str, Measured]) -> str:
     for name, experiment in catalogue().items():
         found = measured.get(experiment.source or name)
         said = findings(name, found.places) if found is not None else []
-        if said:
-            link = f'<a href="#{name}">{escape(experiment.title)}</a>'
+        if found is not None and said:
+            link = f'<a href="#{name}">{escape(catalogue(found.quick)[name].title)}</a>'
             rows.append(f"<tr><td>{link}</td><td>{escape(said[0])}</td></tr>")
     return f'<section id="summary"><h2>In short</h2><table class="summary">{"".join(rows)}</table></section>'
 
@@ -258,5 +258,5 @@ def _table(figure: Figure, places: Sequence[Place]) -> str:
             cells.append(f'<td class="n">{text}</td>')
         lines.append("<tr>" + "".join(cells) + "</tr>")
     limited = any(place.limited for place in places)
-    note = "<p>† limited by the load generator, ringed in the plot: not a peak of the cluster.</p>"
+    note = "<p>† limited by the load generator (ringed where there are points): no peak of the cluster.</p>"
     return f"<table>{''.join(lines)}</table>{note if limited else ''}"
