@@ -5,6 +5,7 @@ from __future__ import annotations
 from tepbft.errors import TepbftError
 from tepbft.lab.more_experiments import (
     blocks_experiment,
+    bundles_experiment,
     checkpoints_experiment,
     failover_experiment,
     growth_experiment,
@@ -14,6 +15,7 @@ from tepbft.lab.more_experiments import (
     schemes_experiment,
 )
 from tepbft.lab.paper_experiments import (
+    byzantine_experiment,
     component_experiment,
     faults_experiment,
     messages_experiment,
@@ -28,11 +30,13 @@ _MAKERS = (
     resources_experiment,
     nodes_experiment,
     faults_experiment,
+    byzantine_experiment,
     component_experiment,
     messages_experiment,
     schemes_experiment,
     payload_experiment,
     blocks_experiment,
+    bundles_experiment,
     in_flight_experiment,
     checkpoints_experiment,
     failover_experiment,

@@ -22,6 +22,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LIMIT_COLOUR, GRID_COLOUR, INK = "#999999", "#e6e6e6", "#222222"
 SIZE_INCHES = (6.0, 3.7)
 TIMELINE_S = 0.1
+MANY_BARS = 6
+"""More have their names at an angle."""
 VISIBLE_LIMIT = 1.5
 """A limit so many times above the highest bar is not drawn: the bars would vanish."""
 AFTER_S = 2.0
@@ -244,7 +246,8 @@ def _bars(axes: Axes, figure: Figure, places: Sequence[Place]) -> None:
             linewidth=2,
             label="limit by signatures",
         )
-    axes.set_xticks(range(len(names)), names)
+    many = len(names) > MANY_BARS
+    axes.set_xticks(range(len(names)), names, rotation=40 if many else 0, ha="right" if many else "center")
     axes.set_xlabel(figure.x_label)
     axes.grid(axis="x", visible=False)
     axes.set_ylabel("latency [ms]" if figure.metric == "p50_p99" else METRICS[figure.metric].axis)

@@ -11,6 +11,8 @@ from tepbft.lab.points import HALF, SATURATION
 
 POSSIBLE = 1.05
 """No share of the limit beyond this can be true; up to it, both measurements wobble."""
+MILD = 0.9
+"""A fault that leaves so much costs little."""
 FAR = 0.05
 """Below such a share of the limit it says nothing."""
 ANSWERED = 0.98
@@ -98,18 +100,24 @@ def _nodes(places: Sequence[Place]) -> list[str]:
 
 
 def _faults(places: Sequence[Place]) -> list[str]:
-    crashed = [place for place in places if "crashed" in place.series]
-    found = _ends(crashed, "crashed nodes")
-    healthy = next((place for place in crashed if place.x == 0), None)
-    lying = [place for place in places if "crashed" not in place.series]
-    if lying and healthy is not None:
-        worst = min(lying, key=lambda place: _value(place, "tps"))
-        share = _value(worst, "tps") / max(1e-9, _value(healthy, "tps"))
-        found.append(
-            f"Of the Byzantine behaviours the dearest is that of “{worst.series}” with {worst.at} nodes: "
-            f"{share:.0%} of the throughput without faults."
-        )
-    return found
+    return _ends([place for place in places if "crashed" in place.series], "crashed nodes")
+
+
+def _byzantine(places: Sequence[Place]) -> list[str]:
+    healthy = next((place for place in places if place.at == "no fault"), None)
+    lying = [place for place in places if place is not healthy]
+    if healthy is None or not lying:
+        return []
+    before = max(1e-9, _value(healthy, "tps"))
+    worst = min(lying, key=lambda place: _value(place, "tps"))
+    longest = max(lying, key=lambda place: _value(place, "gap_ms"))
+    mild = sum(_value(place, "tps") >= MILD * before for place in lying)
+    return [
+        f"All replicas that do not lie agree after every run. The dearest behaviour is “{worst.at}”, which "
+        f"leaves {_value(worst, 'tps') / before:.0%} of the throughput without faults.",
+        f"{mild} of {len(lying)} behaviours leave at least {MILD:.0%} of it.",
+        f"The longest time without an answer is {_text(longest, 'gap_ms')}, under “{longest.at}”.",
+    ]
 
 
 def _pairs(places: Sequence[Place], metric: str, what: str) -> list[str]:
@@ -208,11 +216,13 @@ _SAY: dict[str, Callable[[Sequence[Place]], list[str]]] = {
     "resources": _resources,
     "nodes": _nodes,
     "faults": _faults,
+    "byzantine": _byzantine,
     "component": _component,
     "messages": _messages,
     "schemes": _schemes,
     "payload": _sweep("operations of"),
     "blocks": _sweep("blocks of"),
+    "bundles": _sweep("bundles of"),
     "in-flight": _sweep("blocks in flight:"),
     "checkpoints": _sweep("K ="),
     "failover": _failover,

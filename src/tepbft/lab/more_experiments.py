@@ -124,6 +124,32 @@ def blocks_experiment(scale: Scale) -> Experiment:
     )
 
 
+def bundles_experiment(scale: Scale) -> Experiment:
+    """Many operations under one signature."""
+    points = [
+        Point(
+            name=str(size),
+            series="secp256k1",
+            x=size,
+            options=scale.options(bundle=size, clients=16, pipeline=min(32, max(1, 256 // size))),
+        )
+        for size in scale.pick((1, 4, 16, 64), (1, 16))
+    ]
+    label = "operations in a bundle"
+    return Experiment(
+        name="bundles",
+        title="Several operations under one signature",
+        question="What is gained where a client signs several operations at once?",
+        paper=_BEYOND,
+        points=tuple(points),
+        figures=(
+            Figure(title="Throughput", metric="tps", x_label=label, log_x=True, log_y=True, limit=True),
+            Figure(title="Processor time", metric="cpu_us", x_label=label, log_x=True, log_y=True),
+        ),
+        notes=("A mode of its own: the operations of a bundle stand or fall together with its signature.",),
+    )
+
+
 def in_flight_experiment(scale: Scale) -> Experiment:
     """Parallel agreement."""
     points = [

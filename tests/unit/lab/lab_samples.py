@@ -30,6 +30,7 @@ def a_result(options: BenchOptions | None = None, **changes: Any) -> BenchResult
         "messages_per_tx": {"Prepare": 2.0, "Commit": 4.0, "Outcome": 3.0, "Checkpoint": 6.0},
         "bytes_per_tx": {"Prepare": 300.0, "Commit": 200.0, "Outcome": 50.0, "Checkpoint": 100.0},
         "view_changes": 0,
+        "view_changes_before": 1 if options.strategy.startswith("primary") else 0,
         "gap_ms": 12.0,
         "replicas_agree": True,
         "committed": int(tps * 3),
