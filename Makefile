@@ -21,7 +21,7 @@ help:
 	@echo 'make sim     one seed of the simulator: SEED=17 NODES=3 FAULTS=everything (draws sim-SEED.html)'
 	@echo 'make campaign  seeds of the simulator for so many minutes: MINUTES=60 SEEDS=0.. NODES=3'
 	@echo 'make bench   key figures on this machine, appended to bench/history.ndjson'
-	@echo 'make lab     every experiment, small, and its report: a quarter of an hour on two free cores'
+	@echo 'make lab     every experiment, small, and its report: twenty minutes on two free cores'
 	@echo 'make spec    the Quint specification: types, named traces, a short random slice (needs npm)'
 	@echo 'make clean   remove the virtual environment and caches'
 

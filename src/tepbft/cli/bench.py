@@ -14,8 +14,8 @@ from tepbft.cli.output import FAILED, OK, emit, page, prose, say, table, warn
 from tepbft.cli.signals import terminate_as_interrupt
 from tepbft.errors import TepbftError
 from tepbft.lab.bench import run_bench
+from tepbft.lab.byzantine import STRATEGIES
 from tepbft.lab.options import BenchOptions, check_options
-from tepbft.lab.paper_experiments import byzantine_strategies
 from tepbft.lab.result import BenchResult
 
 LONGEST_S = 24 * 3600.0
@@ -129,7 +129,7 @@ def bench(
     ] = None,
     bundle: Annotated[int, typer.Option(metavar="k", help="Operations under one signature.")] = 1,
     byzantine: Annotated[
-        str, typer.Option(metavar="K:STRATEGY", help="The last K nodes are Byzantine, in this way.")
+        str, typer.Option(metavar="K:STRATEGY", help=f"K nodes are Byzantine: {', '.join(STRATEGIES)}.")
     ] = "",
     crashed: Annotated[int, typer.Option(metavar="K", help="The last K nodes are not started.")] = 0,
     kill_primary: Annotated[
@@ -173,6 +173,7 @@ def bench(
       tepbft bench --nodes 5 --rate 2000 --seconds 30        latency at a given rate
       tepbft bench --clients 1                               one request after the other
       tepbft bench --nodes 9 --crashed 4 --json result.json
+      tepbft bench --nodes 5 --byzantine 2:flood
       tepbft bench --rate 1000 --kill-primary 3              how long is nobody answered?
       tepbft bench --scheme none --block-size 1024 --checkpoint-interval 8
     """
@@ -204,7 +205,7 @@ def bench(
         seed=seed,
         settings=tuple(setting or ()),
     )
-    check_options(options, byzantine_strategies())
+    check_options(options)
     with terminate_as_interrupt():
         result = measure(options, directory, quiet=json and file is None)
     _deliver(result, json, file)

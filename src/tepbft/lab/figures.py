@@ -114,8 +114,8 @@ def _by_series(places: Sequence[Place]) -> dict[str, list[Place]]:
     return found
 
 
-def _quantities(metric: str) -> tuple[tuple[str, str, str], ...]:
-    """(quantity, what the legend adds, line style) of a metric; the latency is drawn twice."""
+def quantities(metric: str) -> tuple[tuple[str, str, str], ...]:
+    """What is drawn: (quantity, what the legend adds, line style) of a metric; the latency is drawn twice."""
     if metric == "p50_p99":
         return (("p50", "median", "-"), ("p99", "99 %", "--"))
     return ((metric, "", "-"),)
@@ -132,7 +132,7 @@ def _lines(axes: Axes, figure: Figure, places: Sequence[Place]) -> None:
     series = _by_series(places)
     for number, (name, points) in enumerate(series.items()):
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-        for metric, suffix, style in _quantities(figure.metric):
+        for metric, suffix, style in quantities(figure.metric):
             pairs = [(place, found) for place in points if (found := spread(metric, place.results))]
             if not pairs:
                 continue
@@ -220,11 +220,11 @@ def _value_axis(axes: Axes, logarithmic: bool) -> None:
 
 def _bars(axes: Axes, figure: Figure, places: Sequence[Place]) -> None:
     names = list(dict.fromkeys(place.at for place in places))
-    quantities = _quantities(figure.metric)
-    width = 0.7 / len(quantities)
-    for number, (metric, suffix, _) in enumerate(quantities):
+    drawn = quantities(figure.metric)
+    width = 0.7 / len(drawn)
+    for number, (metric, suffix, _) in enumerate(drawn):
         pairs = [(place, found) for place in places if (found := spread(metric, place.results))]
-        offset = (number - (len(quantities) - 1) / 2) * width
+        offset = (number - (len(drawn) - 1) / 2) * width
         axes.bar(
             [names.index(place.at) + offset for place, _ in pairs],
             [found.middle for _, found in pairs],

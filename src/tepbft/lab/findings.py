@@ -113,8 +113,8 @@ def _byzantine(places: Sequence[Place]) -> list[str]:
     longest = max(lying, key=lambda place: _value(place, "gap_ms"))
     mild = sum(_value(place, "tps") >= MILD * before for place in lying)
     return [
-        f"All replicas that do not lie agree after every run. The dearest behaviour is “{worst.at}”, which "
-        f"leaves {_value(worst, 'tps') / before:.0%} of the throughput without faults.",
+        f"In all runs shown the nodes that do not lie agree afterwards. The dearest behaviour is "
+        f"“{worst.at}”, which leaves {_value(worst, 'tps') / before:.0%} of the throughput without faults.",
         f"{mild} of {len(lying)} behaviours leave at least {MILD:.0%} of it.",
         f"The longest time without an answer is {_text(longest, 'gap_ms')}, under “{longest.at}”.",
     ]

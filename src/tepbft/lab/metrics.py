@@ -98,7 +98,7 @@ METRICS: dict[str, Metric] = {
     "machine": Metric("machine used", "%", _machine_load),
     "rss_mb": Metric("resident memory", "MiB", _plain("rss_mb_max"), 1),
     "disk_bytes": Metric("disk per request and node", "bytes", _plain("disk_bytes_per_tx")),
-    "gap_ms": Metric("longest time without an answer", "ms", _plain("gap_ms")),
+    "gap_ms": Metric("longest gap", "ms", _plain("gap_ms")),
     "view_changes": Metric("view changes", "", _plain("view_changes")),
     "before": Metric("before the window", "", lambda result: result.get("view_changes_before") or None),
     "messages": Metric("messages per request", "", _ordering_messages, 1),

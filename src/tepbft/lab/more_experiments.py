@@ -251,7 +251,7 @@ def overload_experiment(scale: Scale) -> Experiment:
         )
         for share in shares
     ]
-    label = "requests due, as a share of the saturation throughput"
+    label = "requests due / saturation throughput"
     return Experiment(
         name="overload",
         title="Overload: up to twice what can be answered",

@@ -6,9 +6,8 @@ The paper is "Parallel Byzantine fault tolerance consensus based on trusted exec
 
 from __future__ import annotations
 
-import importlib
-
 from tepbft.cli.creation import PROTOCOLS
+from tepbft.lab.byzantine import STRATEGIES
 from tepbft.lab.points import BARS, HALF, SATURATION, Experiment, Figure, Point, Scale, saturated
 
 PAPER_PROTOCOLS = {
@@ -38,15 +37,6 @@ def survives(protocol: str, nodes: int) -> int:
 def missing_protocols() -> list[str]:
     """Protocols of the paper that do not exist here yet, by their names."""
     return [title for name, title in PAPER_PROTOCOLS.items() if name not in PROTOCOLS]
-
-
-def byzantine_strategies() -> tuple[str, ...]:
-    """Ways in which a benchmark's node can be Byzantine; empty if there are none."""
-    try:
-        module = importlib.import_module("tepbft.lab.byzantine")
-    except ModuleNotFoundError:
-        return ()
-    return tuple(module.STRATEGIES)
 
 
 def _title(protocol: str) -> str:
@@ -152,7 +142,7 @@ def faults_experiment(scale: Scale) -> Experiment:
             options = scale.options(nodes=FAULTY_OF, protocol=protocol, crashed=faulty)
             title = f"{_title(protocol)}, crashed"
             points += saturated(f"{protocol}-crashed-{faulty}", title, faulty, options)
-        for strategy in scale.pick(byzantine_strategies() if protocol == "tep" else (), ()):
+        for strategy in scale.pick(STRATEGIES if protocol == "tep" else (), ()):
             for faulty in range(1, most + 1) if strategy in CURVES else ():
                 options = scale.options(nodes=FAULTY_OF, protocol=protocol, byzantine=f"{faulty}:{strategy}")
                 name, series = (
@@ -198,7 +188,7 @@ def byzantine_experiment(scale: Scale) -> Experiment:
             x=strategy.replace("_", " ") or "no fault",
             options=scale.options(nodes=FAULTY_OF, byzantine=f"{most}:{strategy}" if strategy else ""),
         )
-        for strategy in ("", *byzantine_strategies())
+        for strategy in ("", *STRATEGIES)
     ]
     label = f"what {most} of {FAULTY_OF} nodes do"
     return Experiment(

@@ -11,7 +11,7 @@ from typing import Any
 
 from tepbft.errors import TepbftError
 from tepbft.lab.experiments import catalogue
-from tepbft.lab.figures import Place, render
+from tepbft.lab.figures import Place, quantities, render
 from tepbft.lab.findings import findings
 from tepbft.lab.metrics import COLUMNS, METRICS, spread
 from tepbft.lab.page import CSS, METHOD
@@ -240,6 +240,7 @@ def _table(figure: Figure, places: Sequence[Place]) -> str:
     several = 1 < len({place.series for place in places}) < len(places)
     head = (["series"] if several else []) + [figure.x_label if figure.kind not in (TIMELINE, GROWTH) else ""]
     head += [METRICS[name].axis for name in columns]
+    drawn = [name for name, _, _ in quantities(figure.metric)]
     lines = ["<tr>" + "".join(f"<th>{escape(text)}</th>" for text in head) + "</tr>"]
     for place in places:
         cells = [f"<td>{escape(place.series)}</td>"] if several else []
@@ -252,7 +253,7 @@ def _table(figure: Figure, places: Sequence[Place]) -> str:
         for name in columns:
             value = spread(name, place.results)
             text = METRICS[name].text(value.middle if value else None)
-            if value is not None and value.count > 1:
+            if value is not None and value.count > 1 and name in drawn:
                 low, high = METRICS[name].text(value.low), METRICS[name].text(value.high)
                 text += f'<span class="range"> {low}…{high}</span>'
             cells.append(f'<td class="n">{text}</td>')

@@ -6,6 +6,7 @@ import pytest
 
 from tepbft.cli.creation import PROTOCOLS
 from tepbft.errors import TepbftError
+from tepbft.lab.byzantine import STRATEGIES
 from tepbft.lab.campaign import expected_s
 from tepbft.lab.experiments import catalogue, choose
 from tepbft.lab.metrics import COLUMNS, METRICS
@@ -15,7 +16,6 @@ from tepbft.lab.paper_experiments import (
     NODE_COUNTS,
     PAPER_PROTOCOLS,
     RATES,
-    byzantine_strategies,
     missing_protocols,
     survives,
 )
@@ -31,7 +31,7 @@ def test_every_point_can_be_measured_and_has_its_own_name(quick: bool) -> None:
         names = [point.name for point in experiment.points]
         assert len(set(names)) == len(names), name
         for point in experiment.points:
-            check_options(point.options, byzantine_strategies())
+            check_options(point.options)
             if point.share > 0:
                 assert names.index(point.of) < names.index(point.name), "it is measured before"
                 assert experiment.point(point.of).share == 0 and not experiment.point(point.of).options.rate
@@ -81,11 +81,11 @@ def test_a_new_protocol_appears_everywhere_by_its_name(monkeypatch: pytest.Monke
 
 
 def test_every_byzantine_strategy_is_measured_at_the_most_that_is_survived() -> None:
-    assert len(byzantine_strategies()) > 5
+    assert len(STRATEGIES) > 5
     for quick in (False, True):
         found = {point.options.byzantine for point in catalogue(quick)["byzantine"].points}
-        assert found == {"", *(f"4:{name}" for name in byzantine_strategies())}
-    assert set(CURVES) <= set(byzantine_strategies())
+        assert found == {"", *(f"4:{name}" for name in STRATEGIES)}
+    assert set(CURVES) <= set(STRATEGIES)
     curves = {point.options.byzantine for point in catalogue()["faults"].points} - {""}
     assert curves == {f"{count}:{name}" for count in (1, 2, 3, 4) for name in CURVES}
 
