@@ -11,7 +11,7 @@ NODES ?= 3
 FAULTS ?= everything
 SEEDS ?= 0..
 
-.PHONY: help demo test check fix sim campaign spec clean
+.PHONY: help demo test check fix sim campaign bench lab spec clean
 
 help:
 	@echo 'make demo    five nodes, 20,000 signed transactions, a killed primary: watch it go on'
@@ -20,6 +20,8 @@ help:
 	@echo 'make fix     format, and repair what the linter can repair'
 	@echo 'make sim     one seed of the simulator: SEED=17 NODES=3 FAULTS=everything (draws sim-SEED.html)'
 	@echo 'make campaign  seeds of the simulator for so many minutes: MINUTES=60 SEEDS=0.. NODES=3'
+	@echo 'make bench   key figures on this machine, appended to bench/history.ndjson'
+	@echo 'make lab     every experiment, small, and its report: twenty minutes on two free cores'
 	@echo 'make spec    the Quint specification: types, named traces, a short random slice (needs npm)'
 	@echo 'make clean   remove the virtual environment and caches'
 
@@ -52,6 +54,12 @@ sim: $(READY)
 
 spec:
 	spec/run.sh
+
+bench: $(READY)
+	$(BIN)/tepbft lab history --add
+
+lab: $(READY)
+	$(BIN)/tepbft lab run all --quick; code=$$?; $(BIN)/tepbft lab report && exit $$code
 
 campaign: $(READY)
 	$(BIN)/tepbft sim --nodes $(NODES) --faults $(FAULTS) --seeds $(SEEDS) --minutes $(MINUTES)

@@ -55,7 +55,11 @@ def init(
     ],
     protocol: Annotated[str, typer.Option(help="Consensus protocol: tep.")] = "tep",
     application: Annotated[
-        str, typer.Option("--app", help="kv, bank, notary, or module:Class of your own.")
+        str,
+        typer.Option(
+            "--app",
+            help="kv, bank, notary, or module:Class of your own; bundle:APP takes many operations at once.",
+        ),
     ] = "kv",
     scheme: Annotated[
         str, typer.Option(help=f"How clients sign: {', '.join(SCHEMES)} (mac and none are weaker).")

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-import signal
 import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +21,7 @@ from tepbft.cli.demo_run import Demo, Result
 from tepbft.cli.lifecycle import raise_cluster
 from tepbft.cli.output import FAILED, OK, emit, page, say, table, warn
 from tepbft.cli.processes import kill, kill_started, node_pid
+from tepbft.cli.signals import terminate_as_interrupt
 from tepbft.errors import TepbftError
 from tepbft.runtime.layout import ClusterLayout
 from tepbft.trusted.client import device_pid
@@ -39,23 +38,6 @@ def kill_everything(root: Path) -> None:
             for pid in (node_pid(layout), device_pid(layout.trusted)):
                 if pid is not None:
                     kill(pid)
-
-
-@contextlib.contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """SIGTERM cleans up as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
@@ -129,7 +111,7 @@ def demo(
       tepbft demo
       tepbft demo --nodes 7 --transactions 50000 --keep --dir my-demo
     """
-    with _terminate_as_interrupt(), demo_folder(directory, keep) as root:
+    with terminate_as_interrupt(), demo_folder(directory, keep) as root:
         say(f"Making {nodes} nodes in {escape(str(root))} …")
         create_cluster(Plan(root=root, nodes=nodes, app=APP_NAME, clients=clients + 1))
         cluster = open_cluster(root)

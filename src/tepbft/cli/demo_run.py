@@ -8,6 +8,7 @@ import signal
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,7 +21,7 @@ from tepbft.cli.client_commands import read_receipt, write_file
 from tepbft.cli.cluster import Cluster, NodeFolder, fetch_status, fetch_statuses, read_genesis
 from tepbft.cli.demo_app import wrap_bank, wrap_notary
 from tepbft.cli.lifecycle import lower_cluster, raise_cluster
-from tepbft.cli.load import Measured, drive, percentile, smallbank
+from tepbft.cli.load import Measured, drive, percentile
 from tepbft.cli.notarizing import Tally, collect, notarize_with
 from tepbft.cli.output import progress, say
 from tepbft.cli.processes import KILL_TIMEOUT_S, alive, node_pid, send_signal, wait_until
@@ -28,6 +29,7 @@ from tepbft.client.aio import Client
 from tepbft.client.receipt_file import receipt_to_json
 from tepbft.client.receipts import verify_receipt
 from tepbft.errors import PeerFault, TepbftError
+from tepbft.lab.workload import smallbank
 from tepbft.node.status import NodeStatus
 from tepbft.trusted.client import device_pid
 
@@ -188,7 +190,7 @@ class Demo:
             for number, client in enumerate(clients):
                 count = share + (1 if number < rest else 0)
                 rng = Random(f"{self._seed}/{number}")
-                operations = (wrap_bank(operation) for operation in smallbank(rng, count))
+                operations = (wrap_bank(operation) for operation in islice(smallbank(rng), count))
                 group.create_task(drive(client, operations, self._in_flight, measured, progressed))
 
     async def _murder(self, result: Result) -> None:

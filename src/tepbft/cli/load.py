@@ -1,4 +1,4 @@
-"""A load of SmallBank transactions: many clients, each with a window of requests in flight."""
+"""Driving many clients, each with a window of requests in flight, and counting what comes of it."""
 
 from __future__ import annotations
 
@@ -7,44 +7,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from random import Random
 
 from tepbft.client.aio import Client
 from tepbft.client.events import Outcome
 from tepbft.core.block import OK, REFUSED
 from tepbft.errors import TepbftError
-from tepbft.execution.apps import bank
 
-CUSTOMERS = 10_000
-HOT_CUSTOMERS = 100
-"""Customers that a quarter of all accesses go to."""
-MAX_AMOUNT = 50
 _MAX_ERRORS = 5
-
-
-def smallbank(rng: Random, count: int) -> Iterator[bytes]:
-    """`count` operations in the usual mix: a quarter payments, the five others alike."""
-
-    def customer() -> int:
-        return rng.randrange(HOT_CUSTOMERS if rng.random() < 0.25 else CUSTOMERS)
-
-    for _ in range(count):
-        draw = rng.random()
-        who, much = customer(), rng.randint(1, MAX_AMOUNT)
-        operation: bank.Operation
-        if draw < 0.25:
-            operation = bank.SendPayment(who, (who + 1 + rng.randrange(CUSTOMERS)) % (CUSTOMERS + 1), much)
-        elif draw < 0.40:
-            operation = bank.Balance(who)
-        elif draw < 0.55:
-            operation = bank.DepositChecking(who, much)
-        elif draw < 0.70:
-            operation = bank.TransactSavings(who, much)
-        elif draw < 0.85:
-            operation = bank.Amalgamate(who, (who + 1) % CUSTOMERS)
-        else:
-            operation = bank.WriteCheck(who, much)
-        yield bank.encode(operation)
 
 
 @dataclass

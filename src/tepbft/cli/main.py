@@ -10,7 +10,17 @@ from collections.abc import Sequence
 
 import typer
 
-from tepbft.cli import audit_command, client_commands, cluster_commands, demo, recover, sim, torment
+from tepbft.cli import (
+    audit_command,
+    bench,
+    client_commands,
+    cluster_commands,
+    demo,
+    lab,
+    recover,
+    sim,
+    torment,
+)
 from tepbft.cli.output import FAILED, INTERRUPTED, OK, emit, error_record, say, show_error
 from tepbft.errors import TepbftError
 
@@ -40,14 +50,14 @@ def _root() -> None:
       tepbft status ledger               is it well?
       tepbft down ledger                 stop it
 
-    [bold]See it survive[/bold]: tepbft demo
+    [bold]See it survive[/bold]: tepbft demo        [bold]How fast is it?[/bold] tepbft bench
 
     Commands with --json print one JSON object per line on standard output and nothing else there.
     Exit codes: 0 done, 1 failed, 2 wrong usage.
     """
 
 
-for module in (cluster_commands, client_commands, audit_command, recover, demo, sim, torment):
+for module in (cluster_commands, client_commands, audit_command, recover, demo, bench, lab, sim, torment):
     module.register(app)
 
 

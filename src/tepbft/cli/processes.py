@@ -84,12 +84,13 @@ def node_pid(layout: NodeLayout) -> int | None:
     return pid
 
 
-def start_node(layout: NodeLayout) -> subprocess.Popen[bytes]:
-    """Start a node in the background: a session of its own, its output appended to its log."""
+def start_node(layout: NodeLayout, module: str = NODE_MODULE, *arguments: str) -> subprocess.Popen[bytes]:
+    """Start a node in the background: a session of its own, its output appended to its log. `module` is
+    what runs; it takes the folder as its first argument, and `arguments`."""
     descriptor = os.open(layout.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", NODE_MODULE, str(layout.folder)],
+            [sys.executable, "-m", module, str(layout.folder), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=descriptor,
             stderr=descriptor,

@@ -1,6 +1,7 @@
 """From an application's name to the application, and to its command-line words.
 
-Names: `kv`, `bank`, `notary`, or `module:Class` for one's own. Beside the class an
+Names: `kv`, `bank`, `notary`, or `module:Class` for one's own; `bundle:` in front of
+any of them for its operations in bundles (`execution/bundle.py`). Beside the class an
 application may offer `parse(words) -> bytes`, `render(operation, result) -> object`
 and `USAGE`, on the class (static) or in its module; without them an operation is
 its words joined by spaces.
@@ -15,6 +16,7 @@ from typing import Any, cast
 from msgspec import Struct
 
 from tepbft.errors import TepbftError
+from tepbft.execution.bundle import MAX_BUNDLE, PREFIX, SEPARATOR, Bundle, parse_bundle, render_bundle
 from tepbft.execution.port import Application
 
 SHIPPED = {
@@ -22,7 +24,7 @@ SHIPPED = {
     "bank": "tepbft.execution.apps.bank:Bank",
     "notary": "tepbft.execution.apps.notary:Notary",
 }
-_KNOWN = "Use kv, bank, notary, or module:Class of your own"
+_KNOWN = "Use kv, bank, notary, or module:Class of your own (bundle: in front of it for bundles)"
 _DEFAULT_USAGE = "WORD...    the operation: its words joined by spaces"
 
 
@@ -38,6 +40,9 @@ class Operations(Struct, frozen=True):
 
 def load_application(name: str) -> Application:
     """The application called `name`; TepbftError if it cannot be had."""
+    bundled = _bundled(name)
+    if bundled is not None:
+        return Bundle(load_application(bundled))
     found = _find_class(name)
     try:
         application = found()
@@ -58,6 +63,9 @@ def load_application(name: str) -> Application:
 
 def load_operations(name: str) -> Operations:
     """Words and results of the application called `name`; TepbftError if it cannot be had."""
+    bundled = _bundled(name)
+    if bundled is not None:
+        return _bundle_operations(load_operations(bundled))
     found = _find_class(name)
     module = importlib.import_module(found.__module__)
 
@@ -68,6 +76,25 @@ def load_operations(name: str) -> Operations:
         parse=offered("parse", _join_words),
         render=offered("render", _render_plainly),
         usage=str(offered("USAGE", _DEFAULT_USAGE)),
+    )
+
+
+def _bundled(name: str) -> str | None:
+    """APP of `bundle:APP`; None for any other name."""
+    if not name.startswith(PREFIX):
+        return None
+    inner = name.removeprefix(PREFIX)
+    if inner.startswith(PREFIX):
+        raise TepbftError(f"application {name!r}", "a bundle of bundles", f"Use {inner!r}")
+    return inner
+
+
+def _bundle_operations(single: Operations) -> Operations:
+    head = f"1 to {MAX_BUNDLE} operations with a lone {SEPARATOR} between them, each of them:"
+    return Operations(
+        parse=lambda words: parse_bundle(words, single.parse),
+        render=lambda operation, result: render_bundle(operation, result, single.render),
+        usage=f"{head}\n{single.usage}",
     )
 
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,18 +22,20 @@ import msgspec
 
 from tepbft.cli.cluster import Cluster, fetch_statuses, open_cluster
 from tepbft.cli.components import stop_components
-from tepbft.cli.creation import Plan, create_cluster
-from tepbft.cli.lifecycle import lower_cluster, raise_cluster
-from tepbft.cli.processes import kill, node_pid
+from tepbft.cli.creation import Plan, check_plan, create_cluster
+from tepbft.cli.lifecycle import lower_cluster
+from tepbft.cli.processes import kill, kill_started, node_pid
 from tepbft.core.configuration import Parameters
 from tepbft.errors import TepbftError
+from tepbft.execution.bundle import PREFIX as BUNDLES
 from tepbft.lab.calibrate import SignatureCost, calibrate
-from tepbft.lab.generator import Job, Report, now_us
 from tepbft.lab.histogram import Histogram
-from tepbft.lab.options import BenchOptions, check_options
+from tepbft.lab.job import Job, Report, now_us
+from tepbft.lab.options import BUNDLE_OVERHEAD_BYTES, BenchOptions, check_options
 from tepbft.lab.probe import Probe, Sample
 from tepbft.lab.result import BenchResult
-from tepbft.lab.usage import cores, machine
+from tepbft.lab.starting import start_cluster
+from tepbft.lab.usage import cores, current_commit, machine
 from tepbft.node.status import NodeStatus
 from tepbft.trusted.client import device_pid
 
@@ -70,7 +71,8 @@ def plan_for(options: BenchOptions, root: Path) -> Plan:
     changes: dict[str, Any] = {"strict_sequential": options.strict_sequential}
     if options.block_size is not None:
         changes["block_requests"] = options.block_size
-        changes["block_bytes"] = min(4 << 20, max(1 << 20, options.block_size * (options.payload + 256)))
+        each = options.bundle * (options.payload + BUNDLE_OVERHEAD_BYTES) + 256
+        changes["block_bytes"] = min(4 << 20, max(1 << 20, options.block_size * each))
     if options.checkpoint_interval is not None:
         interval = options.checkpoint_interval
         changes["checkpoint_interval"] = interval
@@ -87,12 +89,22 @@ def plan_for(options: BenchOptions, root: Path) -> Plan:
         root=root,
         nodes=options.nodes,
         protocol=options.protocol,
-        app=options.app,
+        app=options.app if options.bundle == 1 else f"{BUNDLES}{options.app}",
         scheme=options.scheme,
         clients=options.clients,
         parameters=msgspec.structs.replace(Parameters(), **changes),
         settings=tuple(settings),
     )
+
+
+def _checked_plan(options: BenchOptions, root: Path) -> Plan:
+    """`plan_for`; TepbftError with exit code 2 if it cannot become a cluster."""
+    plan = plan_for(options, root)
+    try:
+        check_plan(plan)
+    except TepbftError as error:
+        raise TepbftError(error.thing, error.reason, error.remedy, exit_code=2) from None
+    return plan
 
 
 def run_bench(
@@ -111,10 +123,11 @@ def run_bench(
             "this machine", "it has one core, which nodes and load would take turns on", "Use two or more."
         )
     with _folder(directory) as root:
+        plan = _checked_plan(options, root)
         tell("measuring the signature on all cores")
         before = calibration or calibrate(options.scheme, options.nodes)
         tell("making the cluster")
-        create_cluster(plan_for(options, root))
+        create_cluster(plan)
         cluster = open_cluster(root)
         try:
             run = _Run(options, cluster, before, tell)
@@ -133,6 +146,7 @@ def _end(cluster: Cluster) -> None:
     """Stop every process of the cluster, whatever state it is in."""
     with contextlib.suppress(TepbftError):
         lower_cluster(cluster, nodes_only=True)
+    kill_started()  # those too that had no time to write their number down
     layouts = [folder.layout for folder in cluster.nodes]
     stop_components(layouts, quietly=True)
     for layout in layouts:
@@ -151,7 +165,6 @@ class _Run:
         self._cost = cost
         self._tell = tell
         self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
-        self._running = tuple(range(options.nodes - options.crashed))
         self._reports: list[Report] = []
         self._before = self._after = Sample()
         self._agree = False
@@ -166,24 +179,19 @@ class _Run:
     def start(self) -> None:
         """Bring up the nodes that shall run."""
         self._tell("starting the nodes")
-        only = None if not self.options.crashed else list(self._running)
-        raised = raise_cluster(self._cluster, only)
-        if not raised.verdict.writes:
-            raise TepbftError(
-                "cluster", f"it did not get ready: {raised.verdict.text}", "Look into the nodes' logs."
-            )
-        self._probe = Probe([self._cluster.nodes[node] for node in self._running])
+        start_cluster(self.options, self._cluster)
+        self._probe = Probe([self._cluster.nodes[node] for node in self.options.correct])
 
     def _jobs(self) -> list[Job]:
         options = self.options
         names = [f"client{number:02}" for number in range(options.clients)]
         count = options.generators
         budget_s = options.warmup_s + options.seconds
-        wanted = options.rate * budget_s
+        wanted = options.rate / options.bundle * budget_s
         if not options.rate:
             limit = cores() / (options.nodes * max(1e-6, self._cost.verify_us * 1e-6))
             wanted = limit * budget_s if options.transactions is None else limit * options.warmup_s
-            wanted += options.transactions or 0
+            wanted += (options.transactions or 0) / options.bundle
         if options.clients * options.outstanding_per_client < 64:
             wanted = min(wanted, 2000 * budget_s)  # a few closed loops wait most of the time
         each = int(min(wanted * PREPARE_MARGIN, MAX_PREPARED) / options.clients) + 1
@@ -194,12 +202,13 @@ class _Run:
                 clients=names[number::count],
                 app=options.app,
                 payload=options.payload,
+                bundle=options.bundle,
                 pipeline=options.outstanding_per_client,
-                rate=options.rate / count,
+                rate=options.rate / options.bundle / count,
                 warmup_s=options.warmup_s,
                 seconds=options.seconds,
                 drain_s=options.drain_s,
-                transactions=-(-(options.transactions or 0) // count),
+                transactions=-(-(options.transactions or 0) // (count * options.bundle)),
                 prepare=prepare,
                 seed=options.seed * 1000 + number,
             )
@@ -212,8 +221,10 @@ class _Run:
         """Start the generators, let them run, and look at the cluster at both ends of the window."""
         jobs = self._jobs()
         self._tell(f"signing {sum(job.prepare * len(job.clients) for job in jobs):,} requests in advance")
-        processes = [await self._spawn(job) for job in jobs]
+        processes: list[asyncio.subprocess.Process] = []
         try:
+            for job in jobs:
+                await self._spawn(job, processes)
             for process in processes:
                 async with asyncio.timeout(READY_TIMEOUT_S):
                     await self._expect(process, "ready")
@@ -236,20 +247,20 @@ class _Run:
                     process.kill()
                     await process.wait()
 
-    async def _spawn(self, job: Job) -> asyncio.subprocess.Process:
+    async def _spawn(self, job: Job, into: list[asyncio.subprocess.Process]) -> None:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "tepbft.lab.generator",
+            "tepbft.lab.load_process",
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             limit=1 << 26,
             start_new_session=True,
         )
+        into.append(process)
         assert process.stdin is not None
         process.stdin.write(msgspec.json.encode(job) + b"\n")
         await process.stdin.drain()
-        return process
 
     async def _expect(self, process: asyncio.subprocess.Process, event: str) -> dict[str, Any]:
         """The next event of a generator, which has to be `event`."""
@@ -267,8 +278,7 @@ class _Run:
     async def _watch(self, processes: list[asyncio.subprocess.Process]) -> None:
         for process in processes:
             await self._expect(process, "begin")
-        statuses = await asyncio.to_thread(fetch_statuses, self._cluster.genesis)
-        self._views_before = max((status.view_changes for status in statuses if status), default=0)
+        self._views_before = _view_changes(await asyncio.to_thread(self._correct_statuses))
         self._before = await asyncio.to_thread(self._probe.sample)
         started_s = time.monotonic()
         memory = asyncio.create_task(self._watch_memory(started_s))
@@ -296,23 +306,26 @@ class _Run:
     async def _murder(self, after_s: float) -> None:
         """SIGKILL for the primary's process; its component stays."""
         await asyncio.sleep(after_s)
-        statuses = await asyncio.to_thread(fetch_statuses, self._cluster.genesis)
+        statuses = await asyncio.to_thread(self._correct_statuses)
         primary = next(status.primary for status in statuses if status is not None)
         pid = node_pid(self._cluster.nodes[primary].layout)
         if pid is not None:
             self._killed = primary
             kill(pid)
 
+    def _correct_statuses(self) -> list[NodeStatus | None]:
+        """What the correct nodes say of themselves; None for one that does not answer."""
+        statuses = fetch_statuses(self._cluster.genesis)
+        return [statuses[node] for node in self.options.correct if node != self._killed]
+
     # --- afterwards ---------------------------------------------------------------------------
 
     def settle(self) -> None:
-        """Until all nodes that run report one head at one height, executed and stable."""
+        """Until all correct nodes that run report one head at one height, executed and stable."""
         self._tell("comparing the replicas")
         deadline = time.monotonic() + AGREE_TIMEOUT_S
-        alive = [node for node in self._running if node != self._killed]
         while True:
-            self._statuses = fetch_statuses(self._cluster.genesis)
-            seen = [self._statuses[node] for node in alive]
+            seen = self._statuses = self._correct_statuses()
             heads = {(s.executed, s.stable, s.head) if s else None for s in seen}
             one = next(iter(heads)) if len(heads) == 1 else None
             if one is not None and one[0] == one[1]:
@@ -327,7 +340,8 @@ class _Run:
     def result(self, cost: SignatureCost) -> BenchResult:
         """The figures."""
         options, reports = self.options, self._reports
-        committed = sum(report.committed for report in reports)
+        each = options.bundle  # operations of a request
+        committed = each * sum(report.committed for report in reports)
         if not committed:
             raise TepbftError(
                 "benchmark",
@@ -335,7 +349,7 @@ class _Run:
                 "Look at the nodes' logs: tepbft bench --dir DIR keeps them.",
             )
         window_s = sum(report.window_s for report in reports) / len(reports)
-        replicas = len(self._running)
+        replicas = len(options.correct)
         live = sum(report.signed_live for report in reports) if options.scheme not in LIVE_SCHEMES else 0
         limit = self._limit(cost, live > 0)
         tps = committed / window_s
@@ -364,19 +378,21 @@ class _Run:
             ),
             messages_per_tx=messages,
             bytes_per_tx=octets,
-            view_changes=max((s.view_changes for s in self._statuses if s), default=0) - self._views_before,
+            view_changes=_view_changes(self._statuses) - self._views_before,
+            view_changes_before=self._views_before,
             gap_ms=round(max(report.gap_ms for report in reports), 1),
             replicas_agree=self._agree,
+            byzantine_nodes=list(options.liars),
             committed=committed,
-            refused=sum(report.refused for report in reports),
-            shed=sum(report.shed for report in reports),
+            refused=each * sum(report.refused for report in reports),
+            shed=each * sum(report.shed for report in reports),
             busy=sum(report.busy for report in reports),
-            due=sum(report.due for report in reports),
-            lost=sum(report.outstanding for report in reports),
+            due=each * sum(report.due for report in reports),
+            lost=each * sum(report.outstanding for report in reports),
             retransmitted=sum(report.retransmitted for report in reports),
             limited_by_client=late > LATE_MS or busiest > 0.95,
             seconds=round(window_s, 3),
-            timeline=_add_up([report.timeline for report in reports]),
+            timeline=[each * count for count in _add_up([report.timeline for report in reports])],
             cores=cores(),
             machine=machine(),
             verification=getattr(status, "verification", "inline"),
@@ -388,7 +404,7 @@ class _Run:
     def _limit(self, cost: SignatureCost, live: bool) -> float | None:
         if not cost.verify_us:
             return None
-        per_tx_us = len(self._running) * cost.verify_us + (cost.sign_us if live else 0.0)
+        per_tx_us = len(self.options.running) * cost.verify_us + (cost.sign_us if live else 0.0)
         return cores() * 1e6 / per_tx_us * self.options.bundle
 
     def _cpu(self) -> tuple[float, float]:
@@ -416,29 +432,10 @@ class _Run:
         return total
 
 
+def _view_changes(statuses: Sequence[NodeStatus | None]) -> int:
+    return max((status.view_changes for status in statuses if status), default=0)
+
+
 def _add_up(timelines: list[list[int]]) -> list[int]:
     length = max(map(len, timelines), default=0)
     return [sum(line[i] for line in timelines if i < len(line)) for i in range(length)]
-
-
-def current_commit() -> str:
-    """The commit of this source tree; empty outside one."""
-    try:
-        found = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"],
-            capture_output=True,
-            timeout=5,
-            check=False,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return found.stdout.decode("ascii", "replace").strip() if found.returncode == 0 else ""
-
-
-def interrupt_on_terminate() -> None:
-    """SIGTERM unwinds like Ctrl-C, so that every process that was started is stopped."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)

@@ -45,7 +45,8 @@ def measure(scheme_name: str, nodes: int, seconds: float, begin_s: float) -> Sig
     signer = scheme.signer(credentials.secret, nodes)
     digests = [request_digest(chain_id, credentials.client, 1, seq, bytes(100)) for seq in range(BATCH)]
     time.sleep(max(0.0, begin_s - time.monotonic()))
-    signing, verifying = [], []
+    signing: list[float] = []
+    verifying: list[float] = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(verifying) < 3:
         started = time.perf_counter()

@@ -1,29 +1,21 @@
-"""The load generator: a process of its own that plays many clients over one connection per node.
+"""A load generator: it plays many clients over one connection per node.
 
-    python -m tepbft.lab.generator        (a job as JSON on standard input)
-
-It signs in advance, connects, says `ready`, and begins when told. Closed loop: every client has
-`pipeline` requests outstanding and sends the next one when one is answered. Open loop: requests are
-due at a fixed rate whatever the cluster does, and latency counts from when a request was *due*, so a
-stall is not hidden by requests that were never sent (coordinated omission). An answer counts when f+1
-nodes gave the same bytes.
+Closed loop: every client has `pipeline` requests outstanding and sends the next one when one is answered.
+Open loop: requests are due at a fixed rate whatever the cluster does, and latency counts from when a
+request was *due*, so a stall is not hidden by requests that were never sent (coordinated omission). An
+answer counts when f+1 nodes gave the same bytes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import resource
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
-
-import msgspec
-import uvloop
-from msgspec import Struct
 
 from tepbft import wire
 from tepbft.client.credentials import load_credentials, load_genesis
@@ -33,6 +25,8 @@ from tepbft.core.quorum import quorums
 from tepbft.errors import PeerFault, TepbftError
 from tepbft.lab.blocks import BlockMatcher, split_view
 from tepbft.lab.histogram import Histogram
+from tepbft.lab.job import Job, Report, now_us
+from tepbft.lab.primary import PrimaryGuess
 from tepbft.lab.supply import Supply
 
 CONNECT_TIMEOUT_S = 15.0
@@ -46,59 +40,6 @@ REPEAT_SWEEPS = 5
 PACE_S = 0.001
 FRAME_REQUESTS = 256
 TIMELINE_US = 100_000
-
-
-class Job(Struct, forbid_unknown_fields=True):
-    """What one generator does. Times in seconds."""
-
-    cluster: str
-    clients: list[str]
-    app: str
-    payload: int
-    pipeline: int
-    rate: float
-    """Requests per second that are due; 0 for a closed loop."""
-    warmup_s: float
-    seconds: float
-    drain_s: float
-    transactions: int
-    """End the window after so many answers, if that comes before `seconds` are over; 0: do not."""
-    prepare: int
-    """Requests of each client to sign in advance."""
-    seed: int
-
-
-class Report(Struct, forbid_unknown_fields=True):
-    """What came of it, within the measured window unless it says otherwise."""
-
-    committed: int
-    refused: int
-    """Of the committed: operations that the application declined."""
-    shed: int
-    """Open loop: requests that were due and declined as BUSY, or that found no client with room."""
-    busy: int
-    """Closed loop: repetitions after a BUSY."""
-    retransmitted: int
-    due: int
-    """Open loop: requests that were due in the window."""
-    late_ms: float
-    """Open loop: how far the generator itself fell behind its schedule, at most."""
-    window_s: float
-    """How long the window was."""
-    outstanding: int
-    """Requests without an answer when the drain ended."""
-    signed_live: int
-    cpu_s: float
-    """CPU time of this process in the window."""
-    buckets: list[tuple[int, int]]
-    min_us: int
-    max_us: int
-    sum_us: int
-    gap_ms: float
-    """The longest time without any answer in the window."""
-    timeline: list[int]
-    """Answers per 100 ms since the window began, the drain included."""
-    errors: list[str]
 
 
 class _Outstanding:
@@ -126,16 +67,12 @@ class _Client:
         """Requests that were declined and may be sent again for a later arrival, by number."""
 
 
-def now_us() -> int:
-    """The system-wide monotonic clock, microseconds."""
-    return time.monotonic_ns() // 1000
-
-
 class Generator:
-    """One run of one process."""
+    """One run of one process. `say` hears of the `begin` and the `end` of the window."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, say: Callable[[str], None]) -> None:
         self.job = job
+        self._say = say
         root = Path(job.cluster)
         self.genesis = genesis = load_genesis(root / "genesis.json")
         sizes = quorums(len(genesis.members))
@@ -146,16 +83,14 @@ class Generator:
         for index, name in enumerate(job.clients):
             credentials = load_credentials(root / "clients" / f"{name}.json")
             seed = f"{job.seed}/{name}"
-            supply = Supply(genesis, credentials, session, job.app, job.payload, seed)
+            supply = Supply(genesis, credentials, session, job.app, job.payload, seed, job.bundle)
             self._clients.append(_Client(index, supply))
         self._by_id = {client.supply.client: client for client in self._clients}
         self._session = session
         self._matcher = BlockMatcher(sizes.f + 1)
         self._links: list[NodeLink] = []
         self._introduced: list[set[int]] = [set() for _ in range(self._n)]
-        self._primary = 0
-        self._offset = 0
-        self._view = 0
+        self._leader = PrimaryGuess(sizes.n, sizes.f)
         self._outbox: list[tuple[int, bytes]] = []
         self._repeats: list[bytes] = []
         self._flushing = False
@@ -165,6 +100,7 @@ class Generator:
         self._turn = 0
         self._begin_us = self._end_us = 0
         self._over = asyncio.Event()
+        self._drained = asyncio.Event()
         self._last_us = 0
         self._due = self._shed = self._busy = self._retransmitted = 0
         self._issued_open = 0
@@ -219,12 +155,12 @@ class Generator:
             except PeerFault as fault:
                 self._error(f"node {node}: {fault}")
         self._schedule()
+        if not self._issuing and not self._waiting():
+            self._drained.set()
 
     def _frame(self, node: int, data: bytes | wire.Welcome) -> None:
         if isinstance(data, wire.Welcome):
-            if data.view >= self._view:
-                self._offset = (data.primary - data.view) % self._n
-                self._note_view(data.view)
+            self._leader.introduced(node, data.view, data.primary)
             return
         parts = split_view(data)
         if parts is None:
@@ -234,15 +170,10 @@ class Generator:
                     if session == self._session:
                         self._declined(node, client, seq, code)
             return
-        if parts[0] > self._view:
-            self._note_view(parts[0])
+        self._leader.said(node, parts[0])
         outcome = self._matcher.add(node, data)
         if outcome is not None:
             self._settle(outcome)
-
-    def _note_view(self, view: int) -> None:
-        self._view = view
-        self._primary = (view + self._offset) % self._n
 
     # --- answers ------------------------------------------------------------------------------
 
@@ -299,7 +230,7 @@ class Generator:
 
     def _declined(self, node: int, client_id: bytes, seq: int, code: str) -> None:
         client = self._by_id.get(client_id)
-        if client is None or seq not in client.outstanding or node != self._primary:
+        if client is None or seq not in client.outstanding or node != self._leader.node:
             return
         if code not in ("busy", "out_of_window"):  # the latter: the primary executes behind the others
             self._error(f"declined as {code}")
@@ -359,10 +290,10 @@ class Generator:
         outbox, repeats = self._outbox, self._repeats
         self._outbox, self._repeats = [], []
         size = len(self._clients)
-        lost = not self._links[self._primary].connected
+        lost = not self._links[self._leader.node].connected
         for node, link in enumerate(self._links):
             known = self._introduced[node]
-            if node == self._primary or lost:  # without a primary everybody is told, and may complain
+            if node == self._leader.node or lost:  # without a primary everybody is told, and may complain
                 raws = [raw for _, raw in outbox]
                 indices = [index for index, _ in outbox] if len(known) < size else []
             elif len(known) < size:
@@ -402,23 +333,32 @@ class Generator:
                     self._issue(client, now, now)
             self._schedule()
         await asyncio.sleep(max(0.0, (self._begin_us - now_us()) / 1e6))
-        _say({"event": "begin"})
+        self._say("begin")
         used = resource.getrusage(resource.RUSAGE_SELF)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, (self._end_us - now_us()) / 1e6)):
                 await self._over.wait()
         after = resource.getrusage(resource.RUSAGE_SELF)
-        _say({"event": "end"})
+        self._say("end")
         self._gap_us = max(self._gap_us, self._end_us - self._last_us)
         self._issuing = False
-        deadline = now_us() + int(job.drain_s * 1e6)
-        while any(client.outstanding for client in self._clients) and now_us() < deadline:
-            await asyncio.sleep(0.02)
+        await self._drain()
         for task in (sweeper, pacer):
             if task is not None:
                 task.cancel()
         cpu = after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime
         return self._report(cpu)
+
+    async def _drain(self) -> None:
+        """Until everything is answered, or `drain_s` are over."""
+        self._drained.clear()
+        if self._waiting():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.job.drain_s):
+                    await self._drained.wait()
+
+    def _waiting(self) -> bool:
+        return any(client.outstanding for client in self._clients)
 
     async def _pace(self, begin_us: int) -> None:
         """Open loop: issue what is due, at the moment it is due or as soon after as possible."""
@@ -489,43 +429,3 @@ class Generator:
             timeline=self._timeline,
             errors=self._errors,
         )
-
-
-# --- the process ----------------------------------------------------------------------------------
-
-
-def _say(record: dict[str, Any]) -> None:
-    sys.stdout.buffer.write(msgspec.json.encode(record) + b"\n")
-    sys.stdout.flush()
-
-
-async def _serve(job: Job) -> None:
-    generator = Generator(job)
-    generator.prepare()
-    tasks = await generator.connect()
-    gc.collect()
-    gc.freeze()  # the prepared requests are not garbage and need not be looked at again
-    _say({"event": "ready"})
-    line = await asyncio.to_thread(sys.stdin.buffer.readline)
-    if not line.strip():
-        return
-    report = await generator.run(int(line))
-    for task in tasks:
-        task.cancel()
-    _say({"event": "report", "report": msgspec.to_builtins(report)})
-
-
-def main() -> int:
-    """Read a job, do it; exit code 0 if a report was made."""
-    try:
-        job = msgspec.json.decode(sys.stdin.buffer.readline(), type=Job)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(job))
-    except TepbftError as error:
-        _say({"event": "error", "thing": error.thing, "reason": error.reason, "remedy": error.remedy})
-        return error.exit_code
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -8,11 +8,14 @@ from tepbft.cli.creation import MAX_CLIENTS, MIN_NODES, PROTOCOLS
 from tepbft.core.quorum import quorums
 from tepbft.crypto.schemes import SCHEMES
 from tepbft.errors import TepbftError
+from tepbft.lab.byzantine import PRIMARY, STRATEGIES
 from tepbft.lab.workload import APPLICATIONS
 from tepbft.types import MAX_NODES, MAX_OPERATION_BYTES
 
 DEFAULT_PIPELINE = 128
 MAX_SECONDS = 24 * 3600
+BUNDLE_OVERHEAD_BYTES = 16
+"""What one more operation adds to a bundle beside its payload, at most."""
 
 
 class BenchOptions(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -23,23 +26,25 @@ class BenchOptions(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     scheme: str = "secp256k1"
     app: str = "kv"
     payload: int = 100
-    """Bytes of an operation."""
+    """Bytes of an operation. Operations are what is counted: requests too, but in bundles."""
     clients: int = 32
     pipeline: int | None = None
     """Requests that a closed-loop client keeps outstanding; default 1 for a single client, else 128."""
     rate: float = 0
-    """Requests per second that are due (open loop); 0: as many as are answered (closed loop)."""
+    """Operations per second that are due (open loop); 0: as many as are answered (closed loop)."""
     seconds: float = 10
     warmup_s: float = 3
     drain_s: float = 15
     transactions: int | None = None
-    """End the window after about so many requests instead of `seconds` (closed loop)."""
+    """End the window after about so many operations instead of `seconds` (closed loop)."""
     block_size: int | None = None
     in_flight: int | None = None
     checkpoint_interval: int | None = None
     bundle: int = 1
+    """Operations under one signature: above 1 the application is `bundle:APP`."""
     byzantine: str = ""
-    """`K:STRATEGY`: the last K backups are Byzantine."""
+    """`K:STRATEGY` (`lab.byzantine`): the last K backups that run are Byzantine; of a strategy whose
+    name begins with `primary_`, node 0 and the last K-1."""
     crashed: int = 0
     """Nodes that are stopped before the load begins."""
     strict_sequential: bool = False
@@ -65,14 +70,36 @@ class BenchOptions(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     def byzantine_nodes(self) -> int:
         """K of `byzantine`; 0 if there are none."""
         count, _, _ = self.byzantine.partition(":")
-        return int(count) if count.isdigit() else 0
+        return int(count) if count.isascii() and count.isdecimal() else 0
+
+    @property
+    def strategy(self) -> str:
+        """STRATEGY of `byzantine`."""
+        return self.byzantine.partition(":")[2]
+
+    @property
+    def running(self) -> tuple[int, ...]:
+        """Nodes that are started: the last `crashed` are not."""
+        return tuple(range(self.nodes - self.crashed))
+
+    @property
+    def liars(self) -> tuple[int, ...]:
+        """The Byzantine nodes."""
+        first = self.byzantine_nodes > 0 and self.strategy.startswith(PRIMARY)
+        backups = self.byzantine_nodes - first
+        return ((0,) if first else ()) + self.running[len(self.running) - backups :]
+
+    @property
+    def correct(self) -> tuple[int, ...]:
+        """Nodes that run and are not Byzantine."""
+        return tuple(node for node in self.running if node not in self.liars)
 
 
 def _usage(thing: str, reason: str, remedy: str) -> TepbftError:
     return TepbftError(thing, reason, remedy, exit_code=2)
 
 
-def check_options(options: BenchOptions, strategies: tuple[str, ...] = ()) -> None:
+def check_options(options: BenchOptions, strategies: tuple[str, ...] = STRATEGIES) -> None:
     """Refuse (TepbftError, exit code 2) what cannot be measured, before anything is started."""
     if not MIN_NODES <= options.nodes <= MAX_NODES:
         raise _usage("--nodes", f"{options.nodes} is outside {MIN_NODES}..{MAX_NODES}", "Take 3, 5, 7, 9, …")
@@ -95,14 +122,21 @@ def check_options(options: BenchOptions, strategies: tuple[str, ...] = ()) -> No
     ):
         if not low <= number <= high:
             raise _usage(flag, f"{number:g} is outside {low:g}..{high:g}", "Choose a number within.")
+    request_bytes = options.bundle * (options.payload + BUNDLE_OVERHEAD_BYTES)
+    if options.bundle > 1 and request_bytes > MAX_OPERATION_BYTES:
+        raise _usage(
+            "--bundle",
+            f"{options.bundle} operations of {options.payload} bytes make more than {MAX_OPERATION_BYTES}",
+            "Take fewer in a bundle, or a smaller --payload.",
+        )
     _check_faults(options, strategies)
 
 
 def _check_faults(options: BenchOptions, strategies: tuple[str, ...]) -> None:
     sizes = quorums(options.nodes)
-    count, _, strategy = options.byzantine.partition(":")
+    strategy = options.strategy
     if options.byzantine:
-        if not count.isdigit() or not strategy:
+        if not options.byzantine_nodes or not strategy:
             raise _usage("--byzantine", f"{options.byzantine!r} is not K:STRATEGY", "For example 1:silent.")
         if strategy not in strategies:
             raise _usage("--byzantine", f"{strategy!r} is not known", f"Choose: {', '.join(strategies)}.")

@@ -15,7 +15,8 @@ class BenchResult(Struct, frozen=True, kw_only=True):
 
     options: BenchOptions
     tps: float
-    """Requests per second whose outcome f+1 nodes reported alike."""
+    """Operations per second whose outcome f+1 nodes reported alike: those of a bundle count one by one,
+    here and below."""
     latency_ms: dict[str, float]
     """p50, p95, p99, max, mean. Open loop: from when the request was due."""
     limit_tps: float | None
@@ -26,29 +27,36 @@ class BenchResult(Struct, frozen=True, kw_only=True):
     t_sign_us: float
     signed_live: int
     cpu_us_per_tx_per_replica: float
-    """CPU time of nodes and trusted components, per request and node."""
+    """CPU time of correct nodes and their trusted components, per operation and node."""
     trusted_cpu_us_per_tx_per_replica: float
     """The trusted components' part of it."""
     load_cpu_us_per_tx: float
     rss_mb_max: float
     rss_series: list[tuple[float, int]]
     disk_bytes_per_tx: float
-    """Growth of one node's store per request."""
+    """Growth of one correct node's store per operation."""
     messages_per_tx: dict[str, float]
-    """Sent by all nodes together, by type, to nodes and clients."""
+    """Sent by all correct nodes together, by type, to nodes and clients."""
     bytes_per_tx: dict[str, float]
     view_changes: int
+    """In the window and the drain."""
+    view_changes_before: int = 0
+    """Between the start and the window."""
     gap_ms: float
     """The longest time in the window without any answer."""
     replicas_agree: bool
+    """Whether all correct nodes came to report one head, executed and stable."""
+    byzantine_nodes: list[int] = msgspec.field(default_factory=list)
     committed: int
     refused: int
     shed: int
     busy: int
+    """Requests that were repeated after a BUSY."""
     due: int
     lost: int
-    """Requests that were still without an answer when the drain ended."""
+    """Operations that were still without an answer when the drain ended."""
     retransmitted: int
+    """Requests that were repeated because nobody answered."""
     limited_by_client: bool
     """True: the load could not be generated fast enough. `tps` is then no peak of the cluster."""
     seconds: float

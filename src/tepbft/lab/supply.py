@@ -19,7 +19,14 @@ class Supply:
     """The requests of one client in the order of their numbers, encoded as they stand in a Submit."""
 
     def __init__(
-        self, genesis: Genesis, credentials: Credentials, session: int, app: str, payload: int, seed: str
+        self,
+        genesis: Genesis,
+        credentials: Credentials,
+        session: int,
+        app: str,
+        payload: int,
+        seed: str,
+        bundle: int = 1,
     ) -> None:
         self.client = credentials.client
         self.session = session
@@ -27,7 +34,7 @@ class Supply:
         """Requests that were not signed in advance."""
         self._chain_id = genesis.chain_id
         self._sign = credentials.signer(genesis).sign
-        self._operations: Iterator[bytes] = operations(app, payload, seed)
+        self._operations: Iterator[bytes] = operations(app, payload, seed, bundle)
         self._ready: deque[bytes] = deque()
         self._made = 0
         self.taken = 0

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from random import Random
 
 from tepbft.errors import TepbftError
 from tepbft.execution.apps import bank, kv, notary
+from tepbft.execution.bundle import encode_bundle
 
 KEYS = 100_000
 """Distinct keys of the `kv` load."""
@@ -71,8 +73,9 @@ _LOADS: dict[str, Callable[[Random, int], Iterator[bytes]]] = {
 APPLICATIONS = tuple(_LOADS)
 
 
-def operations(app: str, payload: int, seed: str) -> Iterator[bytes]:
-    """Endless operations of `app` with about `payload` bytes each (`bank` has its own size)."""
+def operations(app: str, payload: int, seed: str, bundle: int = 1) -> Iterator[bytes]:
+    """Endless operations of `app` with about `payload` bytes each (`bank` has its own size); with
+    `bundle` above 1, bundles of so many of them."""
     found = _LOADS.get(app)
     if found is None:
         raise TepbftError(
@@ -81,4 +84,10 @@ def operations(app: str, payload: int, seed: str) -> Iterator[bytes]:
             f"Choose one of: {', '.join(_LOADS)}.",
             exit_code=2,
         )
-    return found(Random(seed), payload)
+    single = found(Random(seed), payload)
+    return single if bundle == 1 else _bundles(single, bundle)
+
+
+def _bundles(single: Iterator[bytes], size: int) -> Iterator[bytes]:
+    while True:
+        yield encode_bundle(list(islice(single, size)))

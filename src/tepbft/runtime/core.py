@@ -72,6 +72,18 @@ class Device(Protocol):
         ...
 
 
+class DeviceSource(Protocol):
+    """Where a node's connection to its trusted component comes from (`runtime.launcher.Launcher`)."""
+
+    def open_device(self) -> Device:
+        """A connection; TepbftError if the component cannot be had."""
+        ...
+
+    def close(self) -> None:
+        """The node ends."""
+        ...
+
+
 @dataclass(frozen=True)
 class Core:
     """A running node core with what it stands on; made anew when its trusted component is."""

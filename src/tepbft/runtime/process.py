@@ -34,7 +34,7 @@ from tepbft.rpc.app import create_app
 from tepbft.rpc.server import HttpServer
 from tepbft.runtime.bridge import Bridge
 from tepbft.runtime.clients import ClientPort
-from tepbft.runtime.core import Core, Device
+from tepbft.runtime.core import Core, Device, DeviceSource, NodeCore
 from tepbft.runtime.inbox import Inbox
 from tepbft.runtime.launcher import Launcher
 from tepbft.runtime.layout import NodeLayout, read_secret, read_seed
@@ -273,7 +273,8 @@ class Parts:
     genesis: Genesis
     credentials: Credentials
     store: ChainStore
-    launcher: Launcher
+    launcher: DeviceSource
+    wrap: Callable[[Node], NodeCore]
 
     def core(self, store: ChainStore, device: Device) -> Core:
         """A node core on a store and a trusted component, which is bound to this chain if it is fresh."""
@@ -298,7 +299,7 @@ class Parts:
             application=load_application(genesis.app),
             settings=node_options(settings),
         )
-        return Core(node, store, device, identity)
+        return Core(self.wrap(node), store, device, identity)
 
 
 async def serve(parts: Parts, core: Core, sockets: Sockets) -> int:
@@ -373,20 +374,28 @@ async def serve(parts: Parts, core: Core, sockets: Sockets) -> int:
         log.info("node_stopped", node=settings.node)
 
 
-def run_node(folder: Path) -> int:
-    """Run the node of `folder` until SIGTERM or SIGINT; its exit code. TepbftError if it cannot start."""
+def run_node(
+    folder: Path,
+    *,
+    wrap: Callable[[Node], NodeCore] = lambda node: node,
+    launcher_for: Callable[[Path], DeviceSource] = Launcher,
+) -> int:
+    """Run the node of `folder` until SIGTERM or SIGINT; its exit code. TepbftError if it cannot start.
+
+    `wrap` and `launcher_for` are for measurements, which call this function: no setting leads to them.
+    """
     folder = folder.absolute()
     settings = load_settings(folder / "node.toml")
     layout = NodeLayout.of(folder, settings)
     configure_logs(settings, layout.log)
     genesis = load_genesis(layout.genesis)
     member = own_entry(layout, settings, genesis)
-    launcher = Launcher(layout.trusted)  # a fork: before locks, sockets, threads
+    launcher = launcher_for(layout.trusted)  # a fork: before locks, sockets, threads
     try:
         with hold_folder(layout):
             credentials = load_credentials(layout, settings, genesis)
             with contextlib.closing(bind_sockets(member, settings)) as sockets:
-                return _run(layout, settings, genesis, credentials, launcher, sockets)
+                return _run(layout, settings, genesis, credentials, launcher, wrap, sockets)
     finally:
         launcher.close()
 
@@ -396,7 +405,8 @@ def _run(
     settings: NodeSettings,
     genesis: Genesis,
     credentials: Credentials,
-    launcher: Launcher,
+    launcher: DeviceSource,
+    wrap: Callable[[Node], NodeCore],
     sockets: Sockets,
 ) -> int:
     launcher.open_device().close()  # it must run before this process gives up its folder
@@ -406,7 +416,7 @@ def _run(
     with contextlib.closing(RocksStore(layout.store, genesis.chain_id, sync=settings.durable)) as store:
         for warning in store.warnings:
             log.warning("store_repaired", what=warning)
-        parts = Parts(layout, settings, genesis, credentials, store, launcher)
+        parts = Parts(layout, settings, genesis, credentials, store, launcher, wrap)
         with (
             contextlib.closing(launcher.open_device()) as device,
             asyncio.Runner(loop_factory=_loop_factory()) as runner,

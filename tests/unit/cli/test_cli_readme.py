@@ -43,7 +43,7 @@ def test_the_client_snippet_names_what_exists() -> None:
 )
 def test_every_command_shown_is_one(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = line.partition("#")[0].split()[1:]
-    command = words[:2] if words[0] == "receipt" else words[:1]
+    command = words[:2] if words[0] in ("receipt", "lab") else words[:1]
     assert run([*command, "--help"]) == 0
     shown = capsys.readouterr().out
     for option in (word for word in words if word.startswith("--")):
