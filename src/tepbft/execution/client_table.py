@@ -17,12 +17,13 @@ kept, that is fewer than 3W numbers. What is left of a retired session is no ans
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Annotated, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import Meta
 
-from tepbft.core.block import CONFLICT, DUPLICATE, OUT_OF_WINDOW, STALE, Receipt
+from tepbft.core.block import CONFLICT, DUPLICATE, OUT_OF_WINDOW, STALE, Receipt, Request
 from tepbft.errors import ContractBroken
 from tepbft.execution.overlay import Overlay
 from tepbft.types import U8, U64, Digest, Height
@@ -114,6 +115,19 @@ class ClientTable:
             if offset < 0:
                 return DUPLICATE
         return EXECUTE if offset < self._window else OUT_OF_WINDOW
+
+    def all_fresh(self, requests: Sequence[Request]) -> bool:
+        """True if `classify` would call every one of these EXECUTE, found out at one look each. False if it
+        takes more than that, too: of an unknown client, or one in a new session."""
+        entries, window = self._entries, self._window
+        for request in requests:
+            entry = entries.get(request.client)
+            if entry is None or entry.session != request.session:
+                return False
+            offset = request.seq - entry.low - 1
+            if not 0 <= offset < window or (entry.bitmap and entry.bitmap >> offset & 1):
+                return False
+        return True
 
     def is_decided(self, client: bytes, session: int, seq: int) -> bool:
         """True if no block can execute that request any more: done, or of a retired session."""

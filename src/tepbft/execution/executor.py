@@ -314,6 +314,10 @@ class Executor:
         """What executing that request next would come to: `client_table.EXECUTE` or a status of A9."""
         return self._table.classify(client, session, seq, digest)
 
+    def all_fresh(self, requests: Sequence[Request]) -> bool:
+        """True if all of these can be executed as things stand; False if that takes `classify` to tell."""
+        return self._table.all_fresh(requests)
+
     def is_decided(self, client: bytes, session: int, seq: int) -> bool:
         """True if that request was executed or can never be: nothing to wait for any more."""
         return self._table.is_decided(client, session, seq)

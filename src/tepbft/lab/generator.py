@@ -26,12 +26,11 @@ from tepbft.errors import PeerFault, TepbftError
 from tepbft.lab.blocks import BlockMatcher, split_view
 from tepbft.lab.histogram import Histogram
 from tepbft.lab.job import Job, Report, now_us
+from tepbft.lab.load_client import LoadClient
 from tepbft.lab.primary import PrimaryGuess
 from tepbft.lab.supply import Supply
 
 CONNECT_TIMEOUT_S = 15.0
-RETRY_US = 400_000
-"""First repetition of a request, to all nodes; each further one waits twice as long, up to 8 s."""
 BUSY_US = 20_000
 """How long a closed-loop client waits before it repeats what was declined as BUSY."""
 SWEEP_S = 0.05
@@ -40,31 +39,6 @@ REPEAT_SWEEPS = 5
 PACE_S = 0.001
 FRAME_REQUESTS = 256
 TIMELINE_US = 100_000
-
-
-class _Outstanding:
-    """A request that was sent."""
-
-    __slots__ = ("attempts", "due_us", "raw", "retry_us")
-
-    def __init__(self, raw: bytes, due_us: int, now_us: int) -> None:
-        self.raw = raw
-        self.due_us = due_us
-        self.retry_us = now_us + RETRY_US
-        self.attempts = 0
-
-
-class _Client:
-    """One client: its requests, and which of them are under way."""
-
-    __slots__ = ("free", "index", "outstanding", "supply")
-
-    def __init__(self, index: int, supply: Supply) -> None:
-        self.index = index
-        self.supply = supply
-        self.outstanding: dict[int, _Outstanding] = {}
-        self.free: dict[int, bytes] = {}
-        """Requests that were declined and may be sent again for a later arrival, by number."""
 
 
 class Generator:
@@ -79,12 +53,12 @@ class Generator:
         self._n = sizes.n
         self._window = genesis.parameters.client_window
         session = time.time_ns() // 1000
-        self._clients: list[_Client] = []
+        self._clients: list[LoadClient] = []
         for index, name in enumerate(job.clients):
             credentials = load_credentials(root / "clients" / f"{name}.json")
             seed = f"{job.seed}/{name}"
             supply = Supply(genesis, credentials, session, job.app, job.payload, seed, job.bundle)
-            self._clients.append(_Client(index, supply))
+            self._clients.append(LoadClient(index, supply, self._window))
         self._by_id = {client.supply.client: client for client in self._clients}
         self._session = session
         self._matcher = BlockMatcher(sizes.f + 1)
@@ -109,7 +83,7 @@ class Generator:
         self._gap_us = 0
         self._timeline: list[int] = []
         self._errors: list[str] = []
-        self._delayed: list[tuple[int, _Client, int]] = []
+        self._delayed: list[tuple[int, LoadClient, int]] = []
         self.histogram = Histogram()
 
     def prepare(self) -> None:
@@ -179,10 +153,9 @@ class Generator:
 
     def _settle(self, outcome: wire.Outcome) -> None:
         now = now_us()
-        counted = 0
+        by_id, session = self._by_id, self._session
         waited: dict[int, int] = {}
-        by_id, session, closed = self._by_id, self._session, self.job.rate <= 0
-        again: list[_Client] = []
+        answered: dict[LoadClient, int] = {}
         for receipt in outcome.receipts:
             client = by_id.get(receipt.client)
             if client is None or receipt.session != session:
@@ -190,22 +163,30 @@ class Generator:
             found = client.outstanding.pop(receipt.seq, None)
             if found is None:
                 continue
+            answered[client] = answered.get(client, 0) + 1
             status = receipt.status
-            if status == REFUSED:
+            if status != OK:
+                if status != REFUSED:
+                    self._error(f"request {receipt.seq} came to status {status}")
+                    continue
                 self._refused += 1
-            elif status != OK:
-                self._error(f"request {receipt.seq} came to status {status}")
-                continue
-            counted += 1
-            waited[found.due_us] = waited.get(found.due_us, 0) + 1
-            again.append(client)
-        if counted:
-            self._count(counted, waited, now)
-        if closed and self._issuing:
-            pipeline = self.job.pipeline
-            for client in again:
-                while len(client.outstanding) < pipeline and self._room(client):
-                    self._issue(client, now, now)
+            due_us = found[1]
+            waited[due_us] = waited.get(due_us, 0) + 1
+        if waited:
+            self._count(sum(waited.values()), waited, now)
+        if self._issuing and self.job.rate <= 0:
+            for client in answered:
+                self._fill(client, now)
+
+    def _fill(self, client: LoadClient, now: int) -> None:
+        """Closed loop: as many requests under way as there should be, as far as the window allows."""
+        count = min(self.job.pipeline - len(client.outstanding), client.room())
+        if count > 0:
+            self._put(client, client.issue(count, now, now))
+
+    def _put(self, client: LoadClient, raws: list[bytes]) -> None:
+        index = client.index
+        self._outbox += [(index, raw) for raw in raws]
 
     def _count(self, counted: int, waited: dict[int, int], now: int) -> None:
         begin, end = self._begin_us, self._end_us
@@ -236,8 +217,7 @@ class Generator:
             self._error(f"declined as {code}")
             return
         if self.job.rate > 0:
-            found = client.outstanding.pop(seq)
-            client.free[seq] = found.raw
+            client.decline(seq)
             self._count_shed()
         else:
             self._busy += 1
@@ -252,32 +232,6 @@ class Generator:
             self._errors.append(text)
 
     # --- requests -----------------------------------------------------------------------------
-
-    def _room(self, client: _Client) -> bool:
-        """True if the client may send its next number: the window counts from its oldest open one."""
-        outstanding = client.outstanding
-        if len(outstanding) >= self._window:
-            return False
-        if client.free or not outstanding:
-            return True
-        return client.supply.taken - next(iter(outstanding)) < self._window - 1
-
-    def _issue(self, client: _Client, due_us: int, now: int) -> None:
-        if client.free:
-            seq = min(client.free)
-            raw = client.free.pop(seq)
-            # Kept in ascending order: the first one tells how far the window reaches.
-            newer = {
-                number: client.outstanding.pop(number) for number in list(client.outstanding) if number > seq
-            }
-            client.outstanding[seq] = _Outstanding(raw, due_us, now)
-            client.outstanding.update(newer)
-        else:
-            if not self._room(client):
-                return
-            seq, raw = client.supply.take()
-            client.outstanding[seq] = _Outstanding(raw, due_us, now)
-        self._outbox.append((client.index, raw))
 
     def _schedule(self) -> None:
         if not self._flushing and (self._outbox or self._repeats):
@@ -328,9 +282,8 @@ class Generator:
             pacer = asyncio.get_running_loop().create_task(self._pace(begin_us))
         else:
             now = now_us()
-            for _ in range(job.pipeline):
-                for client in self._clients:
-                    self._issue(client, now, now)
+            for client in self._clients:
+                self._fill(client, now)
             self._schedule()
         await asyncio.sleep(max(0.0, (self._begin_us - now_us()) / 1e6))
         self._say("begin")
@@ -375,8 +328,8 @@ class Generator:
                 for _ in range(len(clients)):
                     client = clients[self._turn]
                     self._turn = (self._turn + 1) % len(clients)
-                    if self._room(client):
-                        self._issue(client, due_us, now)
+                    if client.room() > 0:
+                        self._put(client, client.issue(1, due_us, now))
                         break
                 else:
                     self._count_shed()
@@ -392,19 +345,17 @@ class Generator:
             turn += 1
             waiting, self._delayed = self._delayed, []
             for at_us, client, seq in waiting:
-                found = client.outstanding.get(seq)
                 if at_us > now:
                     self._delayed.append((at_us, client, seq))
-                elif found is not None:
-                    found.retry_us = now + RETRY_US
-                    self._outbox.append((client.index, found.raw))
-            for client in self._clients if turn % REPEAT_SWEEPS == 0 else ():
-                for found in client.outstanding.values():
-                    if now >= found.retry_us:
-                        found.attempts += 1
-                        found.retry_us = now + RETRY_US * min(20, 2**found.attempts)
-                        self._retransmitted += 1
-                        self._repeats.append(found.raw)
+                    continue
+                raw = client.again(seq, now)
+                if raw is not None:
+                    self._put(client, [raw])
+            if turn % REPEAT_SWEEPS == 0:
+                for client in self._clients:
+                    raws = client.overdue(now)
+                    self._retransmitted += len(raws)
+                    self._repeats += raws
             self._schedule()
 
     def _report(self, cpu_s: float) -> Report:

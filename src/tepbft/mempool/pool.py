@@ -183,7 +183,7 @@ class Mempool:
     def unverified(self, requests: Sequence[Request], digests: Sequence[bytes]) -> list[int]:
         """Indices of the requests for which `verified` is False."""
         entries = self._entries
-        if not entries:
+        if not entries or entries.keys().isdisjoint([(r.client, r.session, r.seq) for r in requests]):
             return list(range(len(requests)))
         get = entries.get
         missing: list[int] = []

@@ -229,18 +229,21 @@ class Node:
     ) -> tuple[list[Request], list[bytes]]:
         """The requests that may still be executed, with their digests; the others are answered."""
         known = self._requests.known
-        strangers = [request for request in requests if not known(request.client)]
+        clients = dict.fromkeys([request.client for request in requests])
+        strangers = {client for client in clients if not known(client)}
         if strangers:
-            refused += [(r.client, r.session, r.seq, "unknown_client") for r in strangers]
-            requests = [request for request in requests if known(request.client)]
+            refused += [
+                (r.client, r.session, r.seq, "unknown_client") for r in requests if r.client in strangers
+            ]
+            requests = [request for request in requests if request.client not in strangers]
         digests = request_digests(self.chain_id, requests)
+        if self.ledger.executor.all_fresh(requests):
+            return list(requests), digests
         classify = self.ledger.executor.classify
         statuses = [
             classify(request.client, request.session, request.seq, digest)
             for request, digest in zip(requests, digests, strict=True)
         ]
-        if statuses.count(EXECUTE) == len(statuses):
-            return list(requests), digests
         fresh: list[Request] = []
         fresh_digests: list[bytes] = []
         for request, digest, status in zip(requests, digests, statuses, strict=True):

@@ -29,15 +29,15 @@ class Replies:
     def heard(self, connection: ConnectionId, requests: Sequence[Request]) -> None:
         """These requests (already authenticated) came by this connection."""
         seen = self._clients.setdefault(connection, {})
-        for request in requests:
-            if request.client in seen:
+        for client in dict.fromkeys([request.client for request in requests]):
+            if client in seen:
                 continue
-            seen[request.client] = None
-            routes = self._routes.setdefault(request.client, {})
+            seen[client] = None
+            routes = self._routes.setdefault(client, {})
             routes[connection] = None
             if len(routes) > CONNECTIONS_PER_CLIENT:
                 oldest = next(iter(routes))
-                self._forget(oldest, request.client)
+                self._forget(oldest, client)
 
     def _forget(self, connection: ConnectionId, client: bytes) -> None:
         routes = self._routes.get(client)

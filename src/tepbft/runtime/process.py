@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import gc
 import itertools
 import json
 import os
@@ -36,6 +35,7 @@ from tepbft.runtime.bridge import Bridge
 from tepbft.runtime.clients import ClientPort
 from tepbft.runtime.core import Core, Device, DeviceSource, NodeCore
 from tepbft.runtime.inbox import Inbox
+from tepbft.runtime.interpreter import loop_factory, tame_garbage_collection
 from tepbft.runtime.launcher import Launcher
 from tepbft.runtime.layout import NodeLayout, read_secret, read_seed
 from tepbft.runtime.logs import configure_logs
@@ -419,29 +419,11 @@ def _run(
         parts = Parts(layout, settings, genesis, credentials, store, launcher, wrap)
         with (
             contextlib.closing(launcher.open_device()) as device,
-            asyncio.Runner(loop_factory=_loop_factory()) as runner,
+            asyncio.Runner(loop_factory=loop_factory()) as runner,
         ):
             core = parts.core(store, device)
-            _tame_garbage_collection()
+            tame_garbage_collection()
             return runner.run(serve(parts, core, sockets))
-
-
-def _tame_garbage_collection() -> None:
-    """What lives by now lives for good; what comes and goes with requests is freed by its references.
-    So cycles are looked for seldom: the default would walk the whole pool every few blocks."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop where there is one."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -56,7 +56,8 @@ class Sealer(Struct, frozen=True):
         """Requests that are worth a block at once."""
         if not moment.in_flight and not moment.more:
             return 1
-        return min(self.block_requests, LEAST_REQUESTS * GROWTH ** min(moment.in_flight, 8))
+        worth: int = LEAST_REQUESTS * GROWTH ** min(moment.in_flight, 8)
+        return min(self.block_requests, worth)
 
     def patience_ms(self, moment: Sealing) -> Millis:
         """How long a request waits for company: the more blocks are under way, the less is lost by it."""

@@ -103,6 +103,14 @@ class StateWrites(Struct, frozen=True):
     """A hint: about how many bytes an application's writes are."""
 
 
+def newest_writes(blocks: Sequence[StateWrites]) -> dict[bytes, bytes | None]:
+    """What blocks, in order, leave behind: each key once, with its last value."""
+    newest: dict[bytes, bytes | None] = {}
+    for block in blocks:
+        newest.update(block.writes)
+    return newest
+
+
 class StoredBlock(Struct, frozen=True):
     """One height of the ledger as far as this node has it."""
 

@@ -59,6 +59,7 @@ from tepbft.storage.port import (
     StableRecord,
     StateWrites,
     StoredBlock,
+    newest_writes,
 )
 from tepbft.storage.records import decode_record, encode_record, height_of, stable_rank
 from tepbft.storage.snapshots import SnapshotFolder
@@ -220,12 +221,9 @@ class RocksStore:
     def install(self, writes: Sequence[StateWrites], stable: Height, header: Header) -> None:
         """See `ChainStore.install`."""
         check_install(self._meta.installed, writes, stable, header)
-        newest: dict[bytes, bytes | None] = {}
-        for block in writes:  # what several blocks wrote is written once
-            newest.update(block.writes)
         batch = WriteBatch(raw_mode=True)
         put, delete = batch.put, batch.delete
-        for key, value in newest.items():
+        for key, value in newest_writes(writes).items():
             if value is None:
                 delete(STATE_PREFIX + key)
             else:
