@@ -106,6 +106,11 @@ def configure_logs(settings: NodeSettings, log_file: Path) -> None:
     structlog.contextvars.clear_contextvars()
 
 
+def logs_debug() -> bool:
+    """True if lines of level `debug` are written."""
+    return bool(structlog.get_logger("tepbft").bind().is_enabled_for(logging.DEBUG))
+
+
 def _plain(value: Any) -> str:
     """JSON form of a value that has none."""
     return value.hex() if isinstance(value, bytes) else str(value)

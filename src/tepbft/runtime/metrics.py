@@ -26,6 +26,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         registry = self.registry
+        self._cells: dict[tuple[Counter, str], Counter] = {}
         self.append_seconds = Histogram(
             "tepbft_journal_append_seconds",
             "Time of one durable append to the journal.",
@@ -56,9 +57,20 @@ class Metrics:
             registry=registry,
         )
 
+    def called(self, kind: str) -> None:
+        """Count one call of the trusted component."""
+        self._count(self.tc_calls, kind)
+
+    def _count(self, counter: Counter, label: str) -> None:
+        """Add one to the cell of `label`; cells are remembered, as looking one up costs more than adding."""
+        cell = self._cells.get((counter, label))
+        if cell is None:
+            cell = self._cells[counter, label] = counter.labels(label)
+        cell.inc()
+
     def notice(self, notice: Notice) -> None:
         """Count one notice."""
-        self.notices.labels(notice.name).inc()
+        self._count(self.notices, notice.name)
         fields = notice.fields
         if notice.name == "executed":
             self.blocks.inc()

@@ -36,6 +36,7 @@ from tepbft.runtime.bridge import Bridge
 from tepbft.runtime.clients import ClientPort
 from tepbft.runtime.core import Clock, Core, Device
 from tepbft.runtime.inbox import Inbox, Source
+from tepbft.runtime.logs import logs_debug
 from tepbft.runtime.metrics import Metrics
 from tepbft.runtime.peers import PeerNetwork
 from tepbft.runtime.readmission import Readmission
@@ -130,6 +131,7 @@ class Shell:
         say must not wait for all of them."""
         self._lost = False
         self._full = False
+        self._debug = logs_debug()
         self._probe_ms = 0
         self._tick_at_ms = 0
         self._floor: list[TcRequest] = []
@@ -280,7 +282,7 @@ class Shell:
             self._lose(error)
             return False
         for request in requests:
-            self._metrics.tc_calls.labels(type(request).__name__).inc()
+            self._metrics.called(type(request).__name__)
         pairs = list(zip(requests, answers, strict=True))
         self._backlog.extendleft(TcAnswered(request, answer) for request, answer in reversed(pairs))
         return True
@@ -289,8 +291,11 @@ class Shell:
         self._metrics.notice(notice)
         if notice.name in ("stable", "state_transferred"):
             self._bridge.stable(int(notice.fields.get("height", 0)))
+        level = _LEVELS.get(notice.name, "info")
+        if level == "debug" and not self._debug:
+            return  # one for every block: not even its fields are looked at
         fields = {("reason_" if key == "event" else key): value for key, value in notice.fields.items()}
-        getattr(log, _LEVELS.get(notice.name, "info"))(notice.name, **fields)
+        getattr(log, level)(notice.name, **fields)
 
     # --- input --------------------------------------------------------------------------------
 
