@@ -15,6 +15,7 @@ from tepbft.trusted.port import Install
     [
         (3, 131),  # a component that declines a NEW-VIEW was asked for it again without end
         (3, 726),  # K = 4, idle: a divergence in the last blocks was never seen
+        (5, 1775),  # a torn append kept a view's certificate and lost its base: no way to leave the view
         (4, 40092),  # a replica that diverged twice waited for a snapshot that an idle chain never makes
     ],
 )

@@ -132,6 +132,12 @@ def _load_view(s: State, views: dict[str, ViewRecord], identity: Identity) -> No
     if found is not None:
         s.certificate = _stored(found, NewViewCertificate)
         s.view = s.certified_view = s.certificate.view
+        base = s.certificate.checkpoint
+        if base.height > s.stable_height:
+            # A crash tore the append after the view's certificate. Without the base of its view as its
+            # checkpoint this replica could not leave it (V5).
+            s.stable_height, s.stable_certificate = base.height, base
+            s.out.persist.append(StableRecord(base, None))
     if not s.voter:
         return
     if identity.cfg == s.cfg.number and identity.view > s.view:
