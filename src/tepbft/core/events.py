@@ -127,7 +127,7 @@ class Notice(Struct, frozen=True):
     `name` is a stable word, `fields` plain values (str, int, bool). Names in use:
     `executed` (height, requests, view), `stable` (height), `view_change_requested` (target,
     cause), `view_left` (to), `view_entered` (view), `peer_fault` (sender, code, detail),
-    `client_fault` (code), `diverged` (height), `state_transferred` (height, from),
+    `client_fault` (code, count), `diverged` (height), `state_transferred` (height, from),
     `configuration` (number, node), `tc_refused` (code, reason), `alarm` (what, detail).
     """
 

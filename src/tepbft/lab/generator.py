@@ -26,7 +26,7 @@ from tepbft.errors import PeerFault, TepbftError
 from tepbft.lab.blocks import BlockMatcher, split_view
 from tepbft.lab.histogram import Histogram
 from tepbft.lab.job import Job, Report, now_us
-from tepbft.lab.load_client import LoadClient
+from tepbft.lab.load_client import RETRY_US, LoadClient
 from tepbft.lab.primary import PrimaryGuess
 from tepbft.lab.supply import Supply
 
@@ -81,6 +81,8 @@ class Generator:
         self._late_us = 0
         self._committed = self._refused = 0
         self._gap_us = 0
+        self._usual_us = 0
+        """How long an answer takes lately."""
         self._timeline: list[int] = []
         self._errors: list[str] = []
         self._delayed: list[tuple[int, LoadClient, int]] = []
@@ -173,6 +175,8 @@ class Generator:
             due_us = found[1]
             waited[due_us] = waited.get(due_us, 0) + 1
         if waited:
+            newest = now - max(waited)
+            self._usual_us += (newest - self._usual_us) // 8
             self._count(sum(waited.values()), waited, now)
         if self._issuing and self.job.rate <= 0:
             for client in answered:
@@ -211,7 +215,10 @@ class Generator:
 
     def _declined(self, node: int, client_id: bytes, seq: int, code: str) -> None:
         client = self._by_id.get(client_id)
-        if client is None or seq not in client.outstanding or node != self._leader.node:
+        if client is None:
+            return
+        self._introduced[node].discard(client.index)  # what is declined may not even have been looked at
+        if seq not in client.outstanding or node != self._leader.node:
             return
         if code not in ("busy", "out_of_window"):  # the latter: the primary executes behind the others
             self._error(f"declined as {code}")
@@ -352,8 +359,10 @@ class Generator:
                 if raw is not None:
                     self._put(client, [raw])
             if turn % REPEAT_SWEEPS == 0:
+                # A cluster under load answers late, not never: repeating early would only add to it.
+                patience_us = max(RETRY_US, 4 * self._usual_us)
                 for client in self._clients:
-                    raws = client.overdue(now)
+                    raws = client.overdue(now, patience_us)
                     self._retransmitted += len(raws)
                     self._repeats += raws
             self._schedule()

@@ -7,7 +7,7 @@ from typing import TypeAlias
 from tepbft.lab.supply import Supply
 
 RETRY_US = 400_000
-"""First repetition of a request, to all nodes; each further one waits twice as long, up to 8 s."""
+"""The least time after which a request is repeated, to all nodes; it waits twice as long each time."""
 MOST_WAITS = 20
 
 Sent: TypeAlias = tuple[bytes, int, int]
@@ -74,12 +74,12 @@ class LoadClient:
         self.outstanding[seq] = (found[0], found[1], now_us)
         return found[0]
 
-    def overdue(self, now_us: int) -> list[bytes]:
-        """Requests that nobody answered for too long; each waits longer the next time."""
+    def overdue(self, now_us: int, patience_us: int) -> list[bytes]:
+        """Requests that nobody answered for `patience_us`; each waits longer the next time."""
         due = []
         for seq, (_, _, sent_us) in self.outstanding.items():
             waits = min(MOST_WAITS, 2 ** self.attempts.get(seq, 0))
-            if now_us - sent_us >= RETRY_US * waits:
+            if now_us - sent_us >= patience_us * waits:
                 due.append(seq)
         raws = []
         for seq in due:

@@ -12,7 +12,7 @@ from tepbft.lab.byzantine import PRIMARY, STRATEGIES
 from tepbft.lab.workload import APPLICATIONS
 from tepbft.types import MAX_NODES, MAX_OPERATION_BYTES
 
-DEFAULT_PIPELINE = 128
+DEFAULT_PIPELINE = 64
 MAX_SECONDS = 24 * 3600
 BUNDLE_OVERHEAD_BYTES = 16
 """What one more operation adds to a bundle beside its payload, at most."""
@@ -29,7 +29,7 @@ class BenchOptions(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """Bytes of an operation. Operations are what is counted: requests too, but in bundles."""
     clients: int = 32
     pipeline: int | None = None
-    """Requests that a closed-loop client keeps outstanding; default 1 for a single client, else 128."""
+    """Requests that a closed-loop client keeps outstanding; default 1 for a single client, else 64."""
     rate: float = 0
     """Operations per second that are due (open loop); 0: as many as are answered (closed loop)."""
     seconds: float = 10

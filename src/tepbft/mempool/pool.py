@@ -90,6 +90,22 @@ class Mempool:
         refused = self.admit_many((request,), (digest,), now_ms)
         return refused[0][1] if refused else None
 
+    def surplus(self, requests: Sequence[Request]) -> list[int]:
+        """Indices of those that there is no room for, as things stand: not worth verifying."""
+        room = self.limit - self._admitted
+        if len(requests) <= room:
+            return []
+        entries = self._entries
+        beyond: list[int] = []
+        for index, request in enumerate(requests):
+            if key_of(request) in entries:
+                continue
+            if room > 0:
+                room -= 1
+            else:
+                beyond.append(index)
+        return beyond
+
     def admit_many(
         self, requests: Sequence[Request], digests: Sequence[bytes], now_ms: Millis
     ) -> list[tuple[int, str]]:

@@ -42,7 +42,7 @@ from tepbft.crypto.port import RequestVerifier
 from tepbft.execution.client_table import EXECUTE
 from tepbft.execution.port import Application
 from tepbft.mempool.options import MempoolOptions
-from tepbft.mempool.pool import Mempool
+from tepbft.mempool.pool import BUSY, Mempool
 from tepbft.node.ledger import Ledger
 from tepbft.node.replies import Replies
 from tepbft.node.status import NodeStatus
@@ -201,6 +201,10 @@ class Node:
         """Authenticate, answer what is decided, take up the rest. Nothing here is replicated state."""
         refused: list[tuple[bytes, int, int, str]] = []
         fresh, digests = self._sort_out(connection, requests, refused)
+        for index in reversed(self.mempool.surplus(fresh)):  # before anything is spent on them
+            request = fresh.pop(index)
+            del digests[index]
+            refused.append((request.client, request.session, request.seq, BUSY))
         if fresh:
             unverified = self.mempool.unverified(fresh, digests)
             bad = self._requests.verify([digests[i] for i in unverified], [fresh[i] for i in unverified])
@@ -216,8 +220,7 @@ class Node:
             for index, code in self.mempool.admit_many(fresh, digests, self.state.now):
                 request = fresh[index]
                 refused.append((request.client, request.session, request.seq, code))
-        for *_, code in refused:
-            self._notice_fault(code)
+        self._notice_faults([code for *_, code in refused])
         if refused and connection is not None:
             self.state.out.busy.append(Busy(connection, refused))
 
@@ -273,8 +276,11 @@ class Node:
             self.state.out.replies.append(Reply(connection, height, [receipt]))
         self.replica.push(height)
 
-    def _notice_fault(self, code: str) -> None:
-        self.state.out.notices.append(Notice("client_fault", {"code": code}))
+    def _notice_faults(self, codes: list[str]) -> None:
+        """One notice for each code: under overload there are thousands."""
+        for code in dict.fromkeys(codes):
+            fields = {"code": code, "count": codes.count(code)}
+            self.state.out.notices.append(Notice("client_fault", fields))
 
     def _forward(self) -> None:
         """Requests that wait at a backup go to the primary, and once to everybody (A-44)."""

@@ -78,7 +78,10 @@ class Metrics:
             self.requests.inc(requests if isinstance(requests, int) else 0)
         elif notice.name in ("peer_fault", "client_fault"):
             origin = f"node{fields['sender']}" if "sender" in fields else "clients"
-            self.faults.labels(origin, str(fields.get("code", "unknown"))).inc()
+            count = fields.get("count", 1)
+            self.faults.labels(origin, str(fields.get("code", "unknown"))).inc(
+                count if isinstance(count, int) else 1
+            )
 
     def watch(
         self,
