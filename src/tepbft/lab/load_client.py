@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from heapq import heappop, heappush
 from typing import TypeAlias
 
 from tepbft.lab.supply import Supply
@@ -17,54 +18,49 @@ Sent: TypeAlias = tuple[bytes, int, int]
 class LoadClient:
     """Numbers, the window, and repetitions of one client."""
 
-    __slots__ = ("attempts", "free", "index", "outstanding", "supply", "window")
+    __slots__ = ("_declined", "_low", "attempts", "free", "index", "outstanding", "supply", "window")
 
     def __init__(self, index: int, supply: Supply, window: int) -> None:
         self.index = index
         self.supply = supply
         self.window = window
         self.outstanding: dict[int, Sent] = {}
-        """By number, ascending."""
+        """Requests under way, by number."""
         self.free: dict[int, bytes] = {}
         """Requests that were declined and may be sent again for a later arrival, by number."""
         self.attempts: dict[int, int] = {}
         """How often a request was repeated, for those that were."""
+        self._declined: list[int] = []  # a heap of the numbers in `free`
+        self._low = 1  # every number below it was answered
 
     def room(self) -> int:
-        """How many more requests may be under way: the window counts from the oldest open number."""
-        outstanding = self.outstanding
-        if not outstanding:
-            return self.window - 1
-        free = self.window - len(outstanding)
-        if self.free:
-            return min(free, len(self.free))
-        return min(free, self.window - 1 - (self.supply.taken - next(iter(outstanding))))
+        """How many more requests may be under way: the window counts from the lowest open number."""
+        outstanding, free, taken = self.outstanding, self.free, self.supply.taken
+        low = self._low
+        while low <= taken and low not in outstanding and low not in free:
+            low += 1
+        self._low = low
+        here = self.window - len(outstanding)
+        return min(here, len(free)) if free else min(here, self.window - 1 - (taken - low))
 
     def issue(self, count: int, due_us: int, now_us: int) -> list[bytes]:
-        """The next `count` requests, at most `room()`, as encoded; they are under way now."""
-        if self.free:
-            return [self._issue_again(due_us, now_us) for _ in range(min(count, len(self.free)))]
-        outstanding, take = self.outstanding, self.supply.take
-        raws = []
+        """The next `count` requests, at most `room()`, as encoded; they are under way now. Of declined
+        ones the lowest number goes first: it is what the window waits for."""
+        outstanding, take, raws = self.outstanding, self.supply.take, []
         for _ in range(count):
-            seq, raw = take()
+            if self.free:
+                seq = heappop(self._declined)
+                raw = self.free.pop(seq)
+            else:
+                seq, raw = take()
             outstanding[seq] = (raw, due_us, now_us)
             raws.append(raw)
         return raws
 
-    def _issue_again(self, due_us: int, now_us: int) -> bytes:
-        """The lowest of the declined numbers, put at its place: the first one tells where the window is."""
-        seq = min(self.free)
-        raw = self.free.pop(seq)
-        outstanding = self.outstanding
-        newer = {number: outstanding.pop(number) for number in list(outstanding) if number > seq}
-        outstanding[seq] = (raw, due_us, now_us)
-        outstanding.update(newer)
-        return raw
-
     def decline(self, seq: int) -> None:
         """A node did not take it up: its number is free for a later arrival."""
         self.free[seq] = self.outstanding.pop(seq)[0]
+        heappush(self._declined, seq)
 
     def again(self, seq: int, now_us: int) -> bytes | None:
         """The request, to be sent once more; None if it was answered meanwhile."""

@@ -90,7 +90,7 @@ class Node:
             MempoolOptions(
                 client_quota=parameters.client_window,
                 capacity=settings.pool_requests,
-                budget_ms=settings.t_request_ms // 2,
+                budget_ms=settings.t_request_ms // 3,
                 max_request_bytes=max(1, parameters.block_bytes - 1024),
             )
         )
@@ -201,10 +201,6 @@ class Node:
         """Authenticate, answer what is decided, take up the rest. Nothing here is replicated state."""
         refused: list[tuple[bytes, int, int, str]] = []
         fresh, digests = self._sort_out(connection, requests, refused)
-        for index in reversed(self.mempool.surplus(fresh)):  # before anything is spent on them
-            request = fresh.pop(index)
-            del digests[index]
-            refused.append((request.client, request.session, request.seq, BUSY))
         if fresh:
             unverified = self.mempool.unverified(fresh, digests)
             bad = self._requests.verify([digests[i] for i in unverified], [fresh[i] for i in unverified])
@@ -239,15 +235,17 @@ class Node:
                 (r.client, r.session, r.seq, "unknown_client") for r in requests if r.client in strangers
             ]
             requests = [request for request in requests if request.client not in strangers]
-        digests = request_digests(self.chain_id, requests)
-        if self.ledger.executor.all_fresh(requests):
-            return list(requests), digests
+        fresh = list(requests)
+        if self.ledger.executor.all_fresh(fresh):
+            self._shed(fresh, None, refused)
+            return fresh, request_digests(self.chain_id, fresh)
+        digests = request_digests(self.chain_id, fresh)
         classify = self.ledger.executor.classify
         statuses = [
             classify(request.client, request.session, request.seq, digest)
             for request, digest in zip(requests, digests, strict=True)
         ]
-        fresh: list[Request] = []
+        fresh = []
         fresh_digests: list[bytes] = []
         for request, digest, status in zip(requests, digests, statuses, strict=True):
             if status == EXECUTE:
@@ -257,7 +255,22 @@ class Node:
                 refused.append((request.client, request.session, request.seq, REFUSAL_CODES[status]))
             else:
                 self._answer_again(connection, request, digest, refused)
+        self._shed(fresh, fresh_digests, refused)
         return fresh, fresh_digests
+
+    def _shed(
+        self,
+        fresh: list[Request],
+        digests: list[bytes] | None,
+        refused: list[tuple[bytes, int, int, str]],
+    ) -> None:
+        """Decline what there is no room for before anything is spent on it: under overload what is
+        declined must cost next to nothing."""
+        for index in reversed(self.mempool.surplus(fresh)):
+            request = fresh.pop(index)
+            if digests is not None:
+                del digests[index]
+            refused.append((request.client, request.session, request.seq, BUSY))
 
     def _answer_again(
         self,
