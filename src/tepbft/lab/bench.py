@@ -22,19 +22,17 @@ import msgspec
 
 from tepbft.cli.cluster import Cluster, fetch_statuses, open_cluster
 from tepbft.cli.components import stop_components
-from tepbft.cli.creation import Plan, check_plan, create_cluster
+from tepbft.cli.creation import Plan, create_cluster
 from tepbft.cli.lifecycle import lower_cluster
 from tepbft.cli.processes import kill, kill_started, node_pid
-from tepbft.core.configuration import Parameters
 from tepbft.errors import TepbftError
-from tepbft.execution.bundle import PREFIX as BUNDLES
 from tepbft.lab.calibrate import SignatureCost, calibrate
 from tepbft.lab.histogram import Histogram
 from tepbft.lab.job import Job, Report, now_us
-from tepbft.lab.options import BUNDLE_OVERHEAD_BYTES, BenchOptions, check_options
+from tepbft.lab.options import BenchOptions, check_options
 from tepbft.lab.probe import Probe, Sample
 from tepbft.lab.result import BenchResult
-from tepbft.lab.starting import start_cluster
+from tepbft.lab.starting import checked_plan, start_cluster
 from tepbft.lab.usage import cores, current_commit, machine
 from tepbft.node.status import NodeStatus
 from tepbft.trusted.client import device_pid
@@ -50,6 +48,9 @@ AGREE_TIMEOUT_S = 60.0
 LATE_MS = 50.0
 """An open-loop generator that falls further behind its schedule than this limits the result."""
 
+PORT_ATTEMPTS = 3
+PORT_TAKEN = "another process listens there"
+
 Tell = Callable[[str], None]
 
 
@@ -64,47 +65,6 @@ def _folder(directory: Path | None) -> Iterator[Path]:
         yield root / "cluster"
     finally:
         shutil.rmtree(root, ignore_errors=True)
-
-
-def plan_for(options: BenchOptions, root: Path) -> Plan:
-    """The cluster that `options` ask for; everything not named is as `tepbft init` has it."""
-    changes: dict[str, Any] = {"strict_sequential": options.strict_sequential}
-    if options.block_size is not None:
-        changes["block_requests"] = options.block_size
-        each = options.bundle * (options.payload + BUNDLE_OVERHEAD_BYTES) + 256
-        changes["block_bytes"] = min(4 << 20, max(1 << 20, options.block_size * each))
-    if options.checkpoint_interval is not None:
-        interval = options.checkpoint_interval
-        changes["checkpoint_interval"] = interval
-        base = Parameters().snapshot_interval
-        changes["snapshot_interval"] = interval * max(1, base // interval)
-        changes["window"] = max(Parameters().window, 2 * interval)
-    settings = list(options.settings)
-    if options.in_flight is not None:
-        settings.append(f"in_flight_blocks = {options.in_flight}")
-        changes["window"] = max(changes.get("window", Parameters().window), options.in_flight)
-    if not options.durable:
-        settings.append("durable = false")
-    return Plan(
-        root=root,
-        nodes=options.nodes,
-        protocol=options.protocol,
-        app=options.app if options.bundle == 1 else f"{BUNDLES}{options.app}",
-        scheme=options.scheme,
-        clients=options.clients,
-        parameters=msgspec.structs.replace(Parameters(), **changes),
-        settings=tuple(settings),
-    )
-
-
-def _checked_plan(options: BenchOptions, root: Path) -> Plan:
-    """`plan_for`; TepbftError with exit code 2 if it cannot become a cluster."""
-    plan = plan_for(options, root)
-    try:
-        check_plan(plan)
-    except TepbftError as error:
-        raise TepbftError(error.thing, error.reason, error.remedy, exit_code=2) from None
-    return plan
 
 
 def run_bench(
@@ -123,23 +83,38 @@ def run_bench(
             "this machine", "it has one core, which nodes and load would take turns on", "Use two or more."
         )
     with _folder(directory) as root:
-        plan = _checked_plan(options, root)
+        plan = checked_plan(options, root)
         tell("measuring the signature on all cores")
         before = calibration or calibrate(options.scheme, options.nodes)
-        tell("making the cluster")
-        create_cluster(plan)
-        cluster = open_cluster(root)
+        run = _bring_up(options, plan, before, tell)
         try:
-            run = _Run(options, cluster, before, tell)
-            run.start()
             with asyncio.Runner() as runner:
                 runner.run(run.load())
             run.settle()
         finally:
-            _end(cluster)
+            _end(run.cluster)
         after = calibration or calibrate(options.scheme, options.nodes)
         cost = SignatureCost((before.verify_us + after.verify_us) / 2, (before.sign_us + after.sign_us) / 2)
         return run.result(cost)
+
+
+def _bring_up(options: BenchOptions, plan: Plan, cost: SignatureCost, tell: Tell) -> _Run:
+    """A new cluster that runs. Its ports were free when they were chosen; if somebody was quicker, it is
+    made again with others."""
+    for attempt in range(1, PORT_ATTEMPTS + 1):
+        tell("making the cluster")
+        create_cluster(plan)
+        run = _Run(options, open_cluster(plan.root), cost, tell)
+        try:
+            run.start()
+            return run
+        except BaseException as error:
+            _end(run.cluster)
+            if attempt == PORT_ATTEMPTS or PORT_TAKEN not in str(error):
+                raise
+            tell("a port was taken in the meantime")
+            shutil.rmtree(plan.root)
+    raise AssertionError("unreachable")
 
 
 def _end(cluster: Cluster) -> None:
@@ -161,7 +136,7 @@ class _Run:
 
     def __init__(self, options: BenchOptions, cluster: Cluster, cost: SignatureCost, tell: Tell) -> None:
         self.options = options
-        self._cluster = cluster
+        self.cluster = cluster
         self._cost = cost
         self._tell = tell
         self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -179,8 +154,8 @@ class _Run:
     def start(self) -> None:
         """Bring up the nodes that shall run."""
         self._tell("starting the nodes")
-        start_cluster(self.options, self._cluster)
-        self._probe = Probe([self._cluster.nodes[node] for node in self.options.correct])
+        start_cluster(self.options, self.cluster)
+        self._probe = Probe([self.cluster.nodes[node] for node in self.options.correct])
 
     def _jobs(self) -> list[Job]:
         options = self.options
@@ -198,7 +173,7 @@ class _Run:
         prepare = 0 if options.scheme in LIVE_SCHEMES else each
         return [
             Job(
-                cluster=str(self._cluster.layout.root),
+                cluster=str(self.cluster.layout.root),
                 clients=names[number::count],
                 app=options.app,
                 payload=options.payload,
@@ -308,14 +283,14 @@ class _Run:
         await asyncio.sleep(after_s)
         statuses = await asyncio.to_thread(self._correct_statuses)
         primary = next(status.primary for status in statuses if status is not None)
-        pid = node_pid(self._cluster.nodes[primary].layout)
+        pid = node_pid(self.cluster.nodes[primary].layout)
         if pid is not None:
             self._killed = primary
             kill(pid)
 
     def _correct_statuses(self) -> list[NodeStatus | None]:
         """What the correct nodes say of themselves; None for one that does not answer."""
-        statuses = fetch_statuses(self._cluster.genesis)
+        statuses = fetch_statuses(self.cluster.genesis)
         return [statuses[node] for node in self.options.correct if node != self._killed]
 
     # --- afterwards ---------------------------------------------------------------------------

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from tepbft.errors import TepbftError
-from tepbft.lab.bench import plan_for
 from tepbft.lab.options import BenchOptions, check_options
+from tepbft.lab.starting import plan_for
 
 
 @pytest.mark.parametrize(
