@@ -253,8 +253,8 @@ class _Run:
     async def _watch(self, processes: list[asyncio.subprocess.Process]) -> None:
         for process in processes:
             await self._expect(process, "begin")
-        self._views_before = _view_changes(await asyncio.to_thread(self._correct_statuses))
         self._before = await asyncio.to_thread(self._probe.sample)
+        self._views_before = _view_changes(await asyncio.to_thread(self._correct_statuses))
         started_s = time.monotonic()
         memory = asyncio.create_task(self._watch_memory(started_s))
         murder = None

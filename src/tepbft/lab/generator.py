@@ -32,7 +32,8 @@ from tepbft.lab.supply import Supply
 
 CONNECT_TIMEOUT_S = 15.0
 BUSY_US = 20_000
-"""How long a closed-loop client waits before it repeats what was declined as BUSY."""
+"""The least time for which a closed-loop client waits before it repeats what was declined as BUSY: where an
+answer takes long, so does it take until there is room."""
 SWEEP_S = 0.05
 REPEAT_SWEEPS = 5
 """Every so many sweeps what nobody answers is looked for."""
@@ -228,7 +229,7 @@ class Generator:
             self._count_shed()
         else:
             self._busy += 1
-            self._delayed.append((now_us() + BUSY_US, client, seq))
+            self._delayed.append((now_us() + max(BUSY_US, self._usual_us // 4), client, seq))
 
     def _count_shed(self) -> None:
         if self._begin_us <= now_us() <= self._end_us:

@@ -287,6 +287,11 @@ class Node:
         height, receipt = found
         if connection is not None and receipt.request_digest == digest:
             self.state.out.replies.append(Reply(connection, height, [receipt]))
+            # The first that is heard of a client here may be a request that others executed meanwhile.
+            if not self._replies.knows(connection, request.client) and not self._requests.verify(
+                [digest], [request]
+            ):
+                self._replies.heard(connection, (request,))
         self.replica.push(height)
 
     def _notice_faults(self, codes: list[str]) -> None:

@@ -39,6 +39,10 @@ class Replies:
                 oldest = next(iter(routes))
                 self._forget(oldest, client)
 
+    def knows(self, connection: ConnectionId, client: bytes) -> bool:
+        """True if what concerns the client is sent by this connection."""
+        return client in self._clients.get(connection, ())
+
     def _forget(self, connection: ConnectionId, client: bytes) -> None:
         routes = self._routes.get(client)
         if routes is not None:

@@ -228,9 +228,9 @@ class Shell:
         """Persist, store, certify, send, reply, notify. What is done is removed, so that StoreFull
         leaves exactly the rest; answers of the trusted component go to the front of the backlog."""
         effects, node = self._effects, self.core.node
-        if effects.persist:
+        if effects.persist or effects.store or effects.certify:
             with self._metrics.append_seconds.time():
-                self.core.store.append(effects.persist)
+                self.core.store.append(effects.persist, force=effects.must_force())
             effects.persist = []
         while effects.store:
             self._store(effects.store[0])

@@ -4,9 +4,10 @@ An idle primary proposes at once, so a lone request waits for nobody. A busy one
 lets requests gather while its blocks are under way: the fuller the blocks, the
 cheaper each request. How many have to gather grows steeply with the blocks under way:
 with none the others are idle and must be fed, with one they will soon be, with more
-there is time for a full block. So blocks grow with the load by themselves, until the
-cost of a block no longer matters. Nothing waits for company for ever: `max_wait_ms` with
-one block under way, and longer the more there are.
+there is time for a full block, and also where requests already stand in line to be verified.
+So blocks grow with the load by themselves, until the cost of a block no longer matters.
+Nothing waits for company for ever: `max_wait_ms` with one block under way, and longer the
+more there are, or while more requests are on their way to the pool.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ LEAST_REQUESTS = 64
 """Enough for a block that feeds idle nodes while more requests are being verified."""
 GROWTH = 4
 """Each block under way makes so many times more requests worth waiting for."""
+GATHERING = 40
+"""So many times `max_wait_ms` may a block fill up while its requests are being verified: a full one takes
+some 25 ms of a core, and several nodes may have to share one."""
 
 
 class Sealing(Struct, frozen=True):
@@ -56,11 +60,15 @@ class Sealer(Struct, frozen=True):
         """Requests that are worth a block at once."""
         if not moment.in_flight and not moment.more:
             return 1
+        if moment.in_flight and moment.more:
+            return self.block_requests
         worth: int = LEAST_REQUESTS * GROWTH ** min(moment.in_flight, 8)
         return min(self.block_requests, worth)
 
     def patience_ms(self, moment: Sealing) -> Millis:
         """How long a request waits for company: the more blocks are under way, the less is lost by it."""
+        if moment.in_flight and moment.more:
+            return GATHERING * self.max_wait_ms
         return self.max_wait_ms * max(1, moment.in_flight) ** 2
 
     def should_seal(self, moment: Sealing) -> bool:

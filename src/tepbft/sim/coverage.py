@@ -24,6 +24,7 @@ NAMES = (
     "storms",
     "recoveries",
     "lost_installs",
+    "lost_records",
     "cold_starts",
     "warm_restarts",
     "wipes",

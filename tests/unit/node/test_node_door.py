@@ -105,6 +105,22 @@ def test_a_closed_connection_gets_no_reply() -> None:
     assert answered == {B, C}
 
 
+def test_a_client_first_heard_after_its_request_was_executed_is_answered_from_then_on() -> None:
+    """A3.5: its connection belongs to it as soon as it proves to be the client; nobody else's does."""
+    world = World(3)
+    client = world.clients[0]
+    first = client.make(put("x"))
+    world.event(A, ClientRequests(ConnectionId(0), [first]))
+    world.run(200)
+    forged = Request(first.client, first.session, first.seq, first.op, b"?" * len(first.auth))
+    node = world.node(B)
+    again = node.step(ClientRequests(ConnectionId(7), [first]), world.now)
+    stranger = node.step(ClientRequests(ConnectionId(8), [forged]), world.now)
+    assert [reply.connection for reply in again.replies + stranger.replies] == [7, 8]
+    assert node._replies.knows(ConnectionId(7), client.id)
+    assert not node._replies.knows(ConnectionId(8), client.id)
+
+
 @pytest.mark.parametrize(
     ("down", "phase", "words"),
     [

@@ -38,6 +38,12 @@ def moment(**changed) -> Sealing:
         ({"in_flight": 0, "next_height": 21}, True),  # the last height of the window
         ({"in_flight": 0, "next_height": 22}, False),  # above stable + BL
         ({"in_flight": 0, "waiting": 0, "oldest_waiting_ms": None}, False),  # no empty blocks
+        ({"more": True, "waiting": 9, "now_ms": 105}, False),  # the next ones are being verified
+        ({"more": True, "waiting": 10}, True),
+        ({"more": True, "now_ms": 299}, False),
+        ({"more": True, "now_ms": 300}, True),  # but not for ever
+        ({"more": True, "in_flight": 0, "waiting": 9, "now_ms": 104}, False),  # idle: 64 or a full block
+        ({"more": True, "in_flight": 0, "now_ms": 105}, True),
     ],
 )
 def test_rule(changed, seals):
@@ -54,6 +60,7 @@ moments = st.builds(
     in_flight=st.integers(0, 5),
     next_height=st.integers(1, 30),
     stable=st.integers(0, 10),
+    more=st.booleans(),
 )
 
 
@@ -71,6 +78,7 @@ def test_waking_up_in_time_is_enough(now):
             now.in_flight,
             now.next_height,
             now.stable,
+            now.more,
         )
         assert not SEALER.should_seal(later)
         return
@@ -85,6 +93,7 @@ def test_waking_up_in_time_is_enough(now):
                 now.in_flight,
                 now.next_height,
                 now.stable,
+                now.more,
             )
         )
 
