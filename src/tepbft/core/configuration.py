@@ -190,7 +190,7 @@ class Parameters(Struct, frozen=True, forbid_unknown_fields=True):
     """K."""
     snapshot_interval: int = 4096
     """Blocks between snapshots; a multiple of K."""
-    block_requests: int = 1024
+    block_requests: int = 2048
     block_bytes: int = 1 << 20
     client_window: int = 128
     """W: requests of one session that may be outstanding."""

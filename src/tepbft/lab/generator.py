@@ -323,26 +323,46 @@ class Generator:
 
     async def _pace(self, begin_us: int) -> None:
         """Open loop: issue what is due, at the moment it is due or as soon after as possible."""
-        rate, clients = self.job.rate, self._clients
+        rate = self.job.rate
         while self._issuing:
             now = now_us()
             target = int((now - begin_us) * rate / 1e6)
             while self._issued_open < target:
                 due_us = begin_us + int(self._issued_open * 1e6 / rate)
-                self._late_us = max(self._late_us, now - due_us) if due_us >= self._begin_us else 0
-                self._issued_open += 1
-                if self._begin_us <= due_us <= self._end_us:
-                    self._due += 1
-                for _ in range(len(clients)):
-                    client = clients[self._turn]
-                    self._turn = (self._turn + 1) % len(clients)
-                    if client.room() > 0:
-                        self._put(client, client.issue(1, due_us, now))
-                        break
-                else:
+                self._note_due(due_us, now)
+                client = self._next_with_room()
+                if client is None:
                     self._count_shed()
+                    self._shed_until(target, begin_us, now)
+                    break
+                self._put(client, client.issue(1, due_us, now))
             self._schedule()
             await asyncio.sleep(PACE_S)
+
+    def _note_due(self, due_us: int, now: int) -> None:
+        """One more request is due."""
+        self._issued_open += 1
+        if due_us >= self._begin_us:
+            self._late_us = max(self._late_us, now - due_us)
+            if due_us <= self._end_us:
+                self._due += 1
+
+    def _next_with_room(self) -> LoadClient | None:
+        """The next client in turn that may have one more request under way."""
+        clients = self._clients
+        for _ in range(len(clients)):
+            client = clients[self._turn]
+            self._turn = (self._turn + 1) % len(clients)
+            if client.room() > 0:
+                return client
+        return None
+
+    def _shed_until(self, target: int, begin_us: int, now: int) -> None:
+        """No client has room, and none gets any before the nodes answer: what else is due now is shed."""
+        rate = self.job.rate
+        while self._issued_open < target:
+            self._note_due(begin_us + int(self._issued_open * 1e6 / rate), now)
+            self._count_shed()
 
     async def _sweep(self) -> None:
         """Repeat what was declined, and what nobody answers."""

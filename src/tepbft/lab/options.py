@@ -12,7 +12,9 @@ from tepbft.lab.byzantine import PRIMARY, STRATEGIES
 from tepbft.lab.workload import APPLICATIONS
 from tepbft.types import MAX_NODES, MAX_OPERATION_BYTES
 
-DEFAULT_PIPELINE = 64
+MOST_PIPELINE, LEAST_PIPELINE, PIPELINE_NODES = 128, 16, 640
+"""A client keeps `PIPELINE_NODES` / nodes requests outstanding by default, within these bounds: enough for full
+blocks, not more than nodes that share the cores verify in a quarter of a second."""
 MAX_SECONDS = 24 * 3600
 BUNDLE_OVERHEAD_BYTES = 16
 """What one more operation adds to a bundle beside its payload, at most."""
@@ -29,7 +31,8 @@ class BenchOptions(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """Bytes of an operation. Operations are what is counted: requests too, but in bundles."""
     clients: int = 32
     pipeline: int | None = None
-    """Requests that a closed-loop client keeps outstanding; default 1 for a single client, else 64."""
+    """Requests that a closed-loop client keeps outstanding; default 1 for a single client, else 128 with
+    up to five nodes and fewer with more."""
     rate: float = 0
     """Operations per second that are due (open loop); 0: as many as are answered (closed loop)."""
     seconds: float = 10
@@ -64,7 +67,9 @@ class BenchOptions(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         """`pipeline`, or its default."""
         if self.pipeline is not None:
             return self.pipeline
-        return 1 if self.clients == 1 else DEFAULT_PIPELINE
+        if self.clients == 1:
+            return 1
+        return max(LEAST_PIPELINE, min(MOST_PIPELINE, PIPELINE_NODES // self.nodes))
 
     @property
     def byzantine_nodes(self) -> int:

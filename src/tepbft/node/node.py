@@ -90,7 +90,7 @@ class Node:
             MempoolOptions(
                 client_quota=parameters.client_window,
                 capacity=settings.pool_requests,
-                budget_ms=settings.t_request_ms // 3,
+                budget_ms=settings.t_request_ms // 2,
                 max_request_bytes=max(1, parameters.block_bytes - 1024),
             )
         )

@@ -65,7 +65,8 @@ def test_what_can_be_measured_is_accepted(changes: dict[str, Any]) -> None:
 
 def test_a_single_client_has_one_request_at_a_time() -> None:
     assert BenchOptions(clients=1).outstanding_per_client == 1
-    assert BenchOptions().outstanding_per_client == 64
+    assert BenchOptions().outstanding_per_client == BenchOptions(nodes=5).outstanding_per_client == 128
+    assert BenchOptions(nodes=9).outstanding_per_client == 71
     assert BenchOptions(clients=1, pipeline=7).outstanding_per_client == 7
 
 
