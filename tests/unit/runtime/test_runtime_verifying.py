@@ -391,3 +391,42 @@ def test_workers_end_with_their_parent_however_it_ends(number: signal.Signals) -
         parent.send_signal(number)
         parent.wait()
         assert soon(lambda: not any(map(runs, pids)))
+
+
+CONFINED = """
+import os, signal, sys
+from pathlib import Path
+from tepbft.crypto.schemes import SCHEMES
+from tepbft.runtime import verifying_parallel
+from tepbft.runtime.verifying_parallel import WorkerVerifier
+from tepbft.trusted.confine import confine_replica
+from tepbft.core.block import Request
+verifying_parallel.ANSWER_TIMEOUT_S = 0.5
+secret = Path(sys.argv[1])
+print(confine_replica(secret))
+scheme = SCHEMES["ed25519"]
+clients = [scheme.register(scheme.generate_secret(), "a")]
+verifier = WorkerVerifier(scheme.verifier(clients, node=0), "ed25519", clients, 2)
+os.kill(verifier.pids[0], signal.SIGSTOP)
+requests = [Request(clients[0].client, 1, n, b"", b"") for n in range(100)]
+lines = [Path(f"/proc/{pid}/status").read_text() for pid in ("self", *verifier.pids)]
+print({line for text in lines for line in text.splitlines() if line.startswith("NoNewPrivs")})
+print(verifier.mode(), verifier.verify([bytes(32)] * 100, requests) == list(range(100)), verifier.mode())
+verifier.close()
+"""
+
+
+def test_a_confined_node_has_confined_workers_and_may_end_them(tmp_path: Path) -> None:
+    """A kernel that keeps a node from signalling others lets it end what it started."""
+    (tmp_path / "trusted").mkdir()
+    (tmp_path / "trusted" / "secret").touch()
+    done = subprocess.run(
+        [sys.executable, "-c", CONFINED, str(tmp_path / "trusted")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    sentence, rights, modes = (line for line in done.stdout.splitlines() if "worker_lost" not in line)
+    assert rights == str({f"NoNewPrivs:\t{int('is in force' in sentence)}"})
+    assert modes == "2 workers True inline"
