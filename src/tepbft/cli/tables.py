@@ -46,12 +46,23 @@ def node_table(statuses: Sequence[NodeStatus | None], members: Sequence[Member])
     return table("", columns, rows)
 
 
+def verification_line(statuses: Sequence[NodeStatus | None]) -> str:
+    """How the nodes verify signatures of clients, in one line; empty if none answers."""
+    found = {status.node: status.verification for status in statuses if status is not None}
+    modes = sorted(set(found.values()))
+    if len(modes) <= 1:
+        return f"verification: {modes[0]}" if modes else ""
+    return "verification: " + ", ".join(f"node{node} {mode}" for node, mode in found.items())
+
+
 def show_cluster(cluster: Cluster, statuses: Sequence[NodeStatus | None], verdict: Verdict) -> None:
     """The table and the verdict, for a person."""
     console = page()
     console.print(node_table(statuses, cluster.genesis.members))
     colour = _COLOURS.get(verdict.state, "red")
     console.print(f"[{colour}]{verdict.state}[/{colour}]: {escape(verdict.text)}", soft_wrap=True)
+    if how := verification_line(statuses):
+        console.print(escape(how), soft_wrap=True)
     if verdict.state == LOST:
         return  # what each node hopes for is of no use then
     for status in statuses:

@@ -48,7 +48,8 @@ class Signer:
 
 
 class Verifier:
-    """Verifies the requests of one chain's clients."""
+    """Verifies the requests of one chain's clients. For several threads at once: it only reads keys,
+    and libsodium keeps nothing between calls. The GIL is released in them."""
 
     def __init__(self, clients: Sequence[RegisteredClient]) -> None:
         self._keys = decode_keys(clients, "Ed25519", _decode_key)

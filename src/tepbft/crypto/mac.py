@@ -70,7 +70,8 @@ class Signer:
 
 
 class Verifier:
-    """Checks one node's entry of the vectors."""
+    """Checks one node's entry of the vectors. For several threads at once: the prepared states are only
+    copied."""
 
     def __init__(self, clients: Sequence[RegisteredClient], node: int, keys: Mapping[bytes, bytes]) -> None:
         self._at = MAC_BYTES * node

@@ -39,7 +39,8 @@ class Signer:
 
 
 class Verifier:
-    """Lets registered identities pass, if they attach nothing (one encoding per request)."""
+    """Lets registered identities pass, if they attach nothing (one encoding per request). For several
+    threads at once."""
 
     def __init__(self, clients: Sequence[RegisteredClient]) -> None:
         self._clients = decode_keys(clients, "none", _decode_empty)

@@ -18,7 +18,7 @@ class RequestVerifier(Protocol):
     def verify(self, digests: Sequence[bytes], requests: Sequence[Request]) -> list[int]:
         """Indices of the requests whose authenticator is not their client's over their digest
         (unknown clients included); empty if all are good. Batches, so that a scheme may
-        verify many at once or in native threads."""
+        verify many at once or in native threads. The answer does not depend on how it is found."""
         ...
 
 

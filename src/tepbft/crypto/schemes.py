@@ -60,7 +60,8 @@ class Scheme:
         mac_keys: Mapping[bytes, bytes] | None = None,
     ) -> RequestVerifier:
         """A node's side. Keys are decoded here, once: TepbftError for a bad or missing one.
-        `mac_keys` (client -> key of this node) is for the scheme `mac` only."""
+        `mac_keys` (client -> key of this node) is for the scheme `mac` only. What it returns may
+        be used by several threads at once, whatever the scheme."""
         return self._verifier(clients, node, mac_keys)
 
 

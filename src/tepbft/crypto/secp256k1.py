@@ -66,7 +66,8 @@ class Signer:
 
 
 class Verifier:
-    """Verifies the requests of one chain's clients."""
+    """Verifies the requests of one chain's clients. For several threads at once: keys and context are
+    only read, and each call has its own buffer."""
 
     def __init__(self, clients: Sequence[RegisteredClient]) -> None:
         self._keys = decode_keys(clients, "secp256k1", _decode_key)
@@ -80,7 +81,7 @@ class Verifier:
         """Indices of requests that are not their client's; never raises for what they contain."""
         keys, context = self._keys, self._context
         parse, check = lib.secp256k1_ecdsa_signature_parse_compact, lib.secp256k1_ecdsa_verify
-        raw = ffi.new("secp256k1_ecdsa_signature *")  # per call: calls may run in several threads
+        raw = ffi.new("secp256k1_ecdsa_signature *")  # per call, not per verifier: see above
         bad: list[int] = []
         for index, (digest, request) in enumerate(zip(digests, requests, strict=True)):
             key = keys.get(request.client)

@@ -370,7 +370,7 @@ class _Run:
             timeline=[each * count for count in _add_up([report.timeline for report in reports])],
             cores=cores(),
             machine=machine(),
-            verification=getattr(status, "verification", "inline"),
+            verification=status.verification if status is not None else "inline",
             errors=[*self._problems, *(error for report in reports for error in report.errors)],
             started_at=self._started_at,
             commit=current_commit(),

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tepbft.cli.cluster import NodeFolder, http_address
 from tepbft.cli.processes import node_pid
 from tepbft.errors import TepbftError
-from tepbft.lab.usage import folder_bytes, usage
+from tepbft.lab.usage import folder_bytes, node_usage, usage
 from tepbft.trusted.client import device_pid
 
 _TIMEOUT_S = 5.0
@@ -47,7 +47,7 @@ class Probe:
         """CPU, disk and messages now."""
         found = Sample()
         for pid, trusted in self._pids:
-            node, component = usage(pid), usage(trusted) if trusted else None
+            node, component = node_usage(pid), usage(trusted) if trusted else None
             found.cpu_s += node.cpu_s if node else 0.0
             found.trusted_cpu_s += component.cpu_s if component else 0.0
         found.disk_bytes = sum(folder_bytes(folder.layout.store) for folder in self._nodes)
@@ -76,7 +76,7 @@ class Probe:
 
     def watch_memory(self, at_s: float) -> None:
         """Note resident sizes; call it now and then."""
-        sizes = [found.rss_bytes for pid, _ in self._pids if (found := usage(pid)) is not None]
+        sizes = [found.rss_bytes for pid, _ in self._pids if (found := node_usage(pid)) is not None]
         largest = max(sizes, default=0)
         self.rss_max_bytes = max(self.rss_max_bytes, largest)
         self.rss_series.append((round(at_s, 2), largest))

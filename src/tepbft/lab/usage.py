@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import subprocess
 from pathlib import Path
 
 from msgspec import Struct
+
+from tepbft.runtime import verifying_worker
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -27,6 +30,31 @@ def usage(pid: int) -> Usage | None:
     except OSError:
         return None
     return Usage((int(fields[11]) + int(fields[12])) / _TICKS, int(fields[21]) * _PAGE)
+
+
+def verifying_workers(pid: int) -> list[int]:
+    """The processes that verify signatures for a node; its other children are not its work."""
+    found = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += [int(child) for child in path.read_bytes().split()]
+    return [child for child in found if _runs(child, verifying_worker.__name__)]
+
+
+def _runs(pid: int, module: str) -> bool:
+    try:
+        return module.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
+def node_usage(pid: int) -> Usage | None:
+    """Of a node with its workers; None once the node is gone."""
+    own = usage(pid)
+    if own is None:
+        return None
+    found = [own, *(of for worker in verifying_workers(pid) if (of := usage(worker)) is not None)]
+    return Usage(sum(each.cpu_s for each in found), sum(each.rss_bytes for each in found))
 
 
 def folder_bytes(folder: Path) -> int:

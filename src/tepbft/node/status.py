@@ -45,3 +45,6 @@ class NodeStatus(Struct, frozen=True):
     """One sentence for a person: what is wrong, if anything, and what will happen next."""
     peers: list[PeerStatus]
     counters: dict[str, int]
+    verification: str = "inline"
+    """How signatures of clients are verified: `inline`, `3 threads`, `6 workers`. The core does not know:
+    whoever runs it fills this in."""

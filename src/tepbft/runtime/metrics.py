@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from tepbft.core.events import Notice
@@ -130,6 +130,11 @@ class _Scrape(Collector):
         for known in PHASES:
             phase.add_metric([known], 1 if status.phase == known else 0)
         yield phase
+        yield InfoMetricFamily(
+            "tepbft_verification",
+            "How signatures of clients are verified.",
+            value={"mode": status.verification},
+        )
         counters = GaugeMetricFamily("tepbft_node_counter", "The node's own counters.", labels=["name"])
         for key, value in sorted(status.counters.items()):
             counters.add_metric([key], value)

@@ -24,7 +24,6 @@ import structlog
 from tepbft.core.configuration import Configuration, Genesis, Member, decode_genesis
 from tepbft.core.options import NodeOptions
 from tepbft.crypto.node_key import NodeKey
-from tepbft.crypto.schemes import scheme_named
 from tepbft.errors import TepbftError, TrustedRefusal
 from tepbft.execution.loader import load_application
 from tepbft.node.node import Node
@@ -47,6 +46,8 @@ from tepbft.runtime.shell import Shell
 from tepbft.runtime.tls import TlsContexts, certificate_digest, make_contexts
 from tepbft.runtime.traffic import Traffic
 from tepbft.runtime.transport import bind
+from tepbft.runtime.verifying import open_verifier
+from tepbft.runtime.verifying_parallel import NodeVerifier
 from tepbft.runtime.view import NodeView, answer_want_proof
 from tepbft.storage.port import ChainStore
 from tepbft.storage.records import decode_configuration
@@ -275,6 +276,7 @@ class Parts:
     store: ChainStore
     launcher: DeviceSource
     wrap: Callable[[Node], NodeCore]
+    requests: NodeVerifier
 
     def core(self, store: ChainStore, device: Device) -> Core:
         """A node core on a store and a trusted component, which is bound to this chain if it is fresh."""
@@ -285,9 +287,6 @@ class Parts:
             seed = self.credentials.operator_seed
             what_next = "an operator must readmit it" if seed is None else "it asks for readmission"
             log.warning("trusted_component_not_a_member", tc_id=identity.tc_id, what_next=what_next)
-        verifier = scheme_named(genesis.scheme).verifier(
-            genesis.clients, node=settings.node, mac_keys=self.credentials.mac_keys
-        )
         node = Node(
             me=settings.node,
             genesis=genesis,
@@ -295,7 +294,7 @@ class Parts:
             identity=identity,
             signer=self.credentials.node_key,
             verifier=UiVerifier(genesis.chain_id),
-            requests=verifier,
+            requests=self.requests,
             application=load_application(genesis.app),
             settings=node_options(settings),
         )
@@ -349,6 +348,7 @@ async def serve(parts: Parts, core: Core, sockets: Sockets) -> int:
         prove=lambda now, want: answer_want_proof(now, genesis, want),
         readmission=Readmission(genesis.chain_id, settings.node, seed) if seed is not None else None,
         tick_ms=settings.tick_ms,
+        verification=parts.requests.mode,
     )
     metrics.watch(
         shell.status,
@@ -413,10 +413,13 @@ def _run(
     layout.store.mkdir(mode=0o700, parents=True, exist_ok=True)
     if settings.confine:
         log.info("confinement", state=confine_replica(layout.trusted))
-    with contextlib.closing(RocksStore(layout.store, genesis.chain_id, sync=settings.durable)) as store:
+    with (
+        contextlib.closing(open_verifier(settings, genesis, credentials.mac_keys)) as requests,
+        contextlib.closing(RocksStore(layout.store, genesis.chain_id, sync=settings.durable)) as store,
+    ):
         for warning in store.warnings:
             log.warning("store_repaired", what=warning)
-        parts = Parts(layout, settings, genesis, credentials, store, launcher, wrap)
+        parts = Parts(layout, settings, genesis, credentials, store, launcher, wrap, requests)
         with (
             contextlib.closing(launcher.open_device()) as device,
             asyncio.Runner(loop_factory=loop_factory()) as runner,

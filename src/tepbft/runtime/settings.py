@@ -24,6 +24,7 @@ from tepbft.types import MAX_BLOCK_REQUESTS, MAX_FRAME_BYTES, MAX_NODES, MAX_WIN
 
 MAX_SETTINGS_BYTES = 1 << 16
 MAX_DOTS = 16
+MAX_VERIFIERS = 64
 
 _Path = Annotated[str, Meta(min_length=1, max_length=1024)]
 _Timer = Annotated[int, Meta(ge=10, le=3_600_000)]
@@ -88,6 +89,23 @@ class NodeSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             description="Re-admit a trusted component that lost its state, with operator.key if it is here."
         ),
     ] = True
+
+    verification: Annotated[
+        Literal["auto", "inline", "threads", "workers"],
+        Meta(
+            description="Where signatures of clients are verified: auto, inline, threads, or workers "
+            "(processes of their own). auto goes by the cores for each node on this host: inline up to 1, "
+            "threads up to 4, workers beyond."
+        ),
+    ] = "auto"
+    verification_workers: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=MAX_VERIFIERS,
+            description="How many threads or workers verify; 0: as many as there are cores for this node.",
+        ),
+    ] = 0
 
     tick_ms: Annotated[
         int, Meta(ge=1, le=1000, description="Time between two looks at the timers, milliseconds.")
@@ -202,6 +220,12 @@ def contradictions(settings: NodeSettings) -> list[tuple[str, str]]:
             wrong.append((name, f"it is below tick_ms = {settings.tick_ms}"))
     if settings.t_status_ms >= settings.t_request_ms:
         wrong.append(("t_status_ms", f"it is not below t_request_ms = {settings.t_request_ms}"))
+    if settings.verification == "inline" and settings.verification_workers > 1:
+        wrong.append(("verification_workers", 'there are none with verification = "inline"'))
+    if settings.verification in ("threads", "workers") and settings.verification_workers == 1:
+        wrong.append(
+            ("verification_workers", f'with verification = "{settings.verification}" it is 2 or more, or 0')
+        )
     try:
         if settings.node in peer_addresses(settings):
             wrong.append(("peer_addresses", f"node {settings.node} is this node itself"))

@@ -92,6 +92,7 @@ class Shell:
 
     After the trusted component was lost, `reopen_device` finds or starts one (it blocks, and runs in a
     thread), and `rebuild` makes a new node core from the same store. `prove` answers WantProof.
+    `verification` says how signatures of clients are verified, for `status`.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class Shell:
         prove: Callable[[Core, WantProof], Any],
         readmission: Readmission | None,
         tick_ms: int,
+        verification: Callable[[], str] = lambda: "inline",
         clock: Clock | None = None,
     ) -> None:
         self.core = core
@@ -123,6 +125,7 @@ class Shell:
         self._prove = prove
         self._readmission = readmission
         self._tick_ms = tick_ms
+        self._verification = verification
         self._clock = clock or Clock()
         self._effects = Effects()
         self._backlog: deque[Event] = deque()
@@ -370,11 +373,13 @@ class Shell:
 
     def status(self) -> NodeStatus:
         """The node's status, with what only the shell knows."""
-        status = self.core.node.status(self._clock.now_ms())
+        status, how = self.core.node.status(self._clock.now_ms()), self._verification()
         if not self.trouble:
-            return status
+            return msgspec.structs.replace(status, verification=how)
         phase = "halted" if self._full else "silent"
-        return msgspec.structs.replace(status, phase=phase, heals=self._lost, verdict=self.trouble)
+        return msgspec.structs.replace(
+            status, phase=phase, heals=self._lost, verdict=self.trouble, verification=how
+        )
 
     async def _pause(self, seconds: float) -> None:
         """Until something arrives, or for that long (just that long, while the node stands still)."""

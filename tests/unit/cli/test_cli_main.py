@@ -16,7 +16,7 @@ from tepbft.cli.cluster import MAX_STATUS_BYTES, Cluster, fetch_status, read_gen
 from tepbft.cli.creation import Plan, member_of, new_genesis, new_node_secrets
 from tepbft.cli.main import run
 from tepbft.cli.rebirth import _take_place, prepared
-from tepbft.cli.tables import emit_cluster, show_cluster
+from tepbft.cli.tables import emit_cluster, show_cluster, verification_line
 from tepbft.cli.verdict import judge
 from tepbft.core.configuration import Genesis, encode_genesis
 from tepbft.errors import TepbftError
@@ -133,10 +133,15 @@ def test_tables_fit_on_80_columns_and_records_are_lines(
     rows = [line for line in lines if line.strip().startswith("node")]
     assert [row.split()[0] for row in rows] == ["node", "node0*", "node1", "node2"]
     assert all(len(line) <= 80 for line in lines if "nodes" not in line)
+    assert "verification: inline" in lines
     emit_cluster(cluster, statuses, verdict)
     records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [record.get("reachable") for record in records] == [True, False, True, None]
     assert records[-1]["verdict"]["writes"] is True
+    assert records[0]["verification"] == "inline"
+    statuses[2] = msgspec.structs.replace(a_status(genesis, 2), verification="3 threads")
+    assert verification_line(statuses) == "verification: node0 inline, node2 3 threads"
+    assert verification_line([None]) == ""
 
 
 class Answering(http.server.BaseHTTPRequestHandler):

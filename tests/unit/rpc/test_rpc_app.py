@@ -112,7 +112,7 @@ class World:
     def status(self) -> NodeStatus:
         return NodeStatus(
             0, GENESIS.chain_id.hex(), "tep", self.phase, 0, 0, 3, 1, 2, 0, 5, 5, "00", "00", 0, 0, 0,
-            self.heals, "works; any 1 nodes may fail", [], {},
+            self.heals, "works; any 1 nodes may fail", [], {}, "6 workers",
         )  # fmt: skip
 
 
@@ -323,6 +323,11 @@ async def test_what_the_node_says_of_itself(world: World, http: httpx.AsyncClien
     cfg = (await http.get("/v1/configuration")).json()
     assert (cfg["n"], cfg["commit_quorum"], len(cfg["members"])) == (3, 2, 3)
     assert cfg["digest"] == GENESIS.configuration().digest().hex()
+    assert status.verification == "6 workers"
+    assert (
+        "verification"
+        in (await http.get("/openapi.json")).json()["components"]["schemas"]["NodeStatus"]["properties"]
+    )
     assert "tepbft_executed_blocks_total" in (await http.get("/metrics")).text
 
 

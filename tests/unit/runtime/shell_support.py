@@ -250,6 +250,7 @@ class World:
             prove=lambda core, want: ("proof", want.seq),
             readmission=readmission,
             tick_ms=10,
+            verification=lambda: "2 threads",
             clock=self.clock,  # type: ignore[arg-type]
         )
 

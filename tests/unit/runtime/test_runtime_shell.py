@@ -127,14 +127,14 @@ async def test_a_full_disk_loses_nothing_and_lets_nothing_out() -> None:
     world.shell.turn()
     assert world.log == []
     status = world.shell.status()
-    assert (status.phase, status.heals) == ("halted", False)
+    assert (status.phase, status.heals, status.verification) == ("halted", False, "2 threads")
     assert "free some space" in status.verdict
     world.shell.work()
     assert world.log == []
     world.shell.work()
     assert [kind for kind in world.kinds() if kind == "append"] == ["append"] * 2
     assert [value for kind, value in world.log if kind == "send"] == ["message1", "message2"]
-    assert world.shell.status().phase == "active"
+    assert (world.shell.status().phase, world.shell.status().verification) == ("active", "2 threads")
 
 
 async def test_a_full_disk_in_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
