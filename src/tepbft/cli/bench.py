@@ -112,7 +112,10 @@ def bench(
     clients: Annotated[int, typer.Option(metavar="C", help="Clients.")] = 32,
     pipeline: Annotated[
         int | None,
-        typer.Option(metavar="P", help="Requests each keeps waiting (default: 128, less above five nodes; 1 for a single client)."),
+        typer.Option(
+            metavar="P",
+            help="Requests each keeps waiting (default: 128, less above five nodes; 1 for a single client).",
+        ),
     ] = None,
     rate: Annotated[
         str, typer.Option(metavar="QPS|max", help="Requests due per second, or as many as are answered.")

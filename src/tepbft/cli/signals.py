@@ -8,6 +8,11 @@ import threading
 from collections.abc import Iterator
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came. A class of its own: a plain KeyboardInterrupt that passes through an import of generated
+    code makes the interpreter end by SIGINT, whatever exit code was asked for."""
+
+
 @contextlib.contextmanager
 def terminate_as_interrupt() -> Iterator[None]:
     """SIGTERM cleans up as Ctrl-C does."""
@@ -16,7 +21,7 @@ def terminate_as_interrupt() -> Iterator[None]:
         return
 
     def interrupt(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
+        raise Terminated
 
     before = signal.signal(signal.SIGTERM, interrupt)
     try:

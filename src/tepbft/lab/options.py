@@ -13,8 +13,8 @@ from tepbft.lab.workload import APPLICATIONS
 from tepbft.types import MAX_NODES, MAX_OPERATION_BYTES
 
 MOST_PIPELINE, LEAST_PIPELINE, PIPELINE_NODES = 128, 16, 640
-"""A client keeps `PIPELINE_NODES` / nodes requests outstanding by default, within these bounds: enough for full
-blocks, not more than nodes that share the cores verify in a quarter of a second."""
+"""A client keeps `PIPELINE_NODES` / nodes requests outstanding by default, within these bounds: enough for
+full blocks, not more than nodes that share the cores verify in a quarter of a second."""
 MAX_SECONDS = 24 * 3600
 BUNDLE_OVERHEAD_BYTES = 16
 """What one more operation adds to a bundle beside its payload, at most."""

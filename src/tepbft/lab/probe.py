@@ -61,8 +61,10 @@ class Probe:
         except httpx.HTTPError:
             return
         totals = {"tepbft_messages": 0, "tepbft_message_bytes": 1}
-        # The nodes expose hundreds of lines, and reading them takes the processors from those that are measured.
-        wanted = "\n".join(line for line in text.splitlines() if line.startswith(("tepbft_message", "# TYPE tepbft_message")))
+        # Hundreds of lines are exposed, and reading them takes the processors from those that are measured.
+        wanted = "\n".join(
+            line for line in text.splitlines() if line.startswith(("tepbft_message", "# TYPE tepbft_message"))
+        )
         for family in text_string_to_metric_families(wanted + "\n"):
             place = totals.get(family.name)
             if place is None:
