@@ -64,7 +64,7 @@ class Disk:
 
     def install(self, layers: Sequence[StateWrites]) -> None:
         for layer in layers:
-            for key, value in layer.writes:
+            for key, value in layer.writes.items():
                 if value is None:
                     self.state.pop(key, None)
                 else:

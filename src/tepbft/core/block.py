@@ -36,6 +36,8 @@ NORMAL, NULL, CONFIG = 0, 1, 2
 
 _REQUEST_PREFIX = b"TEP1/REQ"
 _REQUEST_HEAD = struct.Struct("<QQI")
+_REQUEST_START = struct.Struct("<40s16sQQI")
+"""All of a request's preimage but the operation: prefix and chain, client, head."""
 _BLOCK_HEAD = struct.Struct("<IQBQI")
 _HEADER_HEAD = struct.Struct("<QQ")
 
@@ -64,14 +66,9 @@ def digest_of(chain_id: bytes, request: Request) -> bytes:
 
 def request_digests(chain_id: bytes, requests: Sequence[Request]) -> list[bytes]:
     """`digest_of` each, in order."""
-    prefix, pack = _REQUEST_PREFIX + chain_id, _REQUEST_HEAD.pack
+    prefix, pack = _REQUEST_PREFIX + chain_id, _REQUEST_START.pack
     return [
-        sha256(
-            b"".join(
-                (prefix, request.client, pack(request.session, request.seq, len(request.op)), request.op)
-            )
-        ).digest()
-        for request in requests
+        sha256(pack(prefix, r.client, r.session, r.seq, len(r.op)) + r.op).digest() for r in requests
     ]
 
 

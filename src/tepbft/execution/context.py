@@ -125,7 +125,7 @@ class BlockContext:
         """Bytes of keys and values that committed operations wrote, overwritten ones included."""
         return self._committed_bytes
 
-    def block_writes(self) -> list[tuple[bytes, bytes | None]]:
+    def block_writes(self) -> dict[bytes, bytes | None]:
         """Everything committed: keys in the order in which they were first written, with their last
-        values. Execution is deterministic, and so is this order."""
-        return list(self._block.items())
+        values. Execution is deterministic, and so is this order. It is the caller's: of no use here any more."""
+        return self._block

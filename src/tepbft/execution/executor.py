@@ -178,20 +178,21 @@ class Executor:
         if self._overlay.failure is not None:
             # The disk failed, not the operation, even if the application made a refusal of it.
             raise self._overlay.failure
-        own: Writes = context.block_writes()
-        system: Writes = [] if config is None else [(CONFIG_KEY, config)]
+        changed: dict[bytes, bytes | None] = context.block_writes()
+        if config is not None:
+            changed[CONFIG_KEY] = config
         state_root, clients_root = parent.state_root, parent.clients_root
-        if own or system:
-            state_root = hash_parts(b"TEP1/STA", state_root, write_set_digest(own + system))
+        if changed:
+            state_root = hash_parts(b"TEP1/STA", state_root, write_set_digest(list(changed.items())))
         encoded = _encode(receipts)
         changes = encoded if receipts else b""
         if kept:
-            changed = [r for index, r in enumerate(receipts) if index not in kept or index in retired]
-            changes = _encode(changed) if changed else b""
+            told = [r for index, r in enumerate(receipts) if index not in kept or index in retired]
+            changes = _encode(told) if told else b""
         if changes:
             clients_root = hash_parts(b"TEP1/CLI", clients_root, sha256(changes).digest())
-        table = self._table.finish_block()
-        writes = StateWrites(height, own + table + system, context.written_bytes)
+        changed.update(self._table.finish_block())
+        writes = StateWrites(height, changed, context.written_bytes)
         snapshot, root = None, ZERO_DIGEST
         self._overlay.add(writes)
         if height % self._snapshot_interval == 0:

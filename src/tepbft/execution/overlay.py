@@ -15,7 +15,6 @@ import heapq
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from operator import itemgetter
 from typing import Protocol
 
 from tepbft.errors import ContractBroken
@@ -27,7 +26,6 @@ CACHE_BYTES = 32 << 20
 """Bounds of what is kept beyond what is tentative."""
 CACHE_VALUE_BYTES = 256
 CACHE_KEY_BYTES = 128
-_key_of = itemgetter(0)
 
 Pairs = Iterator[tuple[bytes, bytes]]
 
@@ -133,7 +131,7 @@ class Overlay:
         """The keys of one layer; sorted when a scan first wants them."""
         keys = self._sorted.get(height)
         if keys is None:
-            keys = self._sorted[height] = sorted(map(_key_of, self._layers[height].writes))
+            keys = self._sorted[height] = sorted(self._layers[height].writes)
         return keys
 
     def _load(self, key: bytes) -> bytes | None:

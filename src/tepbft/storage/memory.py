@@ -168,7 +168,7 @@ class MemoryStore:
         check_install(self._installed, writes, stable, header)
         undo = _Undo(self._installed, self._header)
         for block in writes:
-            for key, value in block.writes:
+            for key, value in block.writes.items():
                 undo.old.setdefault(key, self._state.get(key))
                 self._set(key, value)
         self._undo.append(undo)

@@ -9,7 +9,7 @@ and can be rebuilt by replaying blocks above it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Protocol, TypeAlias
 
 from msgspec import Meta, Struct
@@ -97,13 +97,13 @@ executing that has the same result. Nobody relies on its having them before it h
 
 
 class StateWrites(Struct, frozen=True):
-    """What a block changed: (key, value) pairs, each key once; value None deletes.
+    """What a block changed: values by key, in a fixed order; value None deletes.
 
     Keys carry a one-byte prefix: `a` application, `c` client table, `s` system.
     """
 
     height: Height
-    writes: Sequence[tuple[bytes, bytes | None]]
+    writes: Mapping[bytes, bytes | None]
     size: int = 0
     """A hint: about how many bytes an application's writes are."""
 

@@ -39,7 +39,7 @@ class DictReader:
 
     def install(self, layers: Sequence[StateWrites]) -> None:
         for layer in layers:
-            for key, value in layer.writes:
+            for key, value in layer.writes.items():
                 if value is None:
                     self.state.pop(key, None)
                 else:

@@ -155,7 +155,7 @@ def test_session_begun_by_a_skipped_request_shows_in_clients_root():
     a = run(one, [request(1, 1, 1, b"")])
     b = run(two, [request(1, 2, 9, b"")])
     assert a.header.clients_root == one.head.clients_root != b.header.clients_root
-    assert a.writes.writes == []
+    assert a.writes.writes == {}
     assert b.header.state_root == a.header.state_root
 
 

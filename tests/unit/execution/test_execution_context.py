@@ -51,7 +51,7 @@ def test_reads_and_ranges_equal_a_sorted_dict(base, layers, operations, own, set
     reader = DictReader({b"a" + k: v for k, v in base.items()} | {b"czz": b"no", b"b": b"no"})
     overlay = Overlay(reader)
     for height, table in enumerate(layers, 1):
-        overlay.add(StateWrites(height, sorted((b"a" + k, v) for k, v in table.items())))
+        overlay.add(StateWrites(height, {b"a" + k: v for k, v in table.items()}))
         change(model, table)
         overlay.get(b"a" + start)
     settled = min(settled, len(layers))
@@ -88,7 +88,7 @@ def test_drop_above_forgets_only_what_is_above():
     """A-35: tentative state above a height goes, what is below stays readable."""
     overlay = Overlay(DictReader())
     for height in (1, 2, 3):
-        overlay.add(StateWrites(height, [(b"ak", b"%d" % height)]))
+        overlay.add(StateWrites(height, {b"ak": b"%d" % height}))
     overlay.drop_above(2)
     assert overlay.get(b"ak") == b"2"
     overlay.drop_above(0)

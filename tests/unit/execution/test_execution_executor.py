@@ -149,7 +149,7 @@ def test_s47_null_blocks_change_only_the_header():
     assert done.header.receipts_root == EMPTY_ROOT
     assert (done.header.state_root, done.header.clients_root) == (before.state_root, before.clients_root)
     assert done.header.ts == 5
-    assert done.writes.writes == []
+    assert done.writes.writes == {}
     assert done.header.parent == before.digest()
 
 

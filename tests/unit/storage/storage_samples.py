@@ -91,4 +91,4 @@ def height_records(height: int) -> list[object]:
 
 def writes(height: int, **values: bytes | None) -> StateWrites:
     """A write-set of application keys."""
-    return StateWrites(height, [(b"a" + key.encode(), value) for key, value in sorted(values.items())])
+    return StateWrites(height, {b"a" + key.encode(): value for key, value in sorted(values.items())})

@@ -271,5 +271,5 @@ def test_state_transfer_with_bad_chunks_changes_nothing(opened: tuple[ChainStore
 
 def test_an_install_without_writes_still_moves_the_height(opened: tuple[ChainStore, Reopen]) -> None:
     store, reopen = opened
-    store.install([StateWrites(1, [])], 1, s.header(1))
+    store.install([StateWrites(1, {})], 1, s.header(1))
     assert reopen(store).recover().installed == 1

@@ -337,9 +337,8 @@ class _Pair:
         while self._installed < self._appended and self._random.random() < 0.7:  # type: ignore[attr-defined]
             self._installed += 1
             height = self._installed
-            changes = StateWrites(
-                height, [(b"a%d" % (height % 3), None if height % 4 == 0 else b"%d" % height)]
-            )
+            value = None if height % 4 == 0 else b"%d" % height
+            changes = StateWrites(height, {b"a%d" % (height % 3): value})
             for store in (self.memory, self.disk):
                 store.install([changes], height, s.header(height))
 
