@@ -67,9 +67,7 @@ def digest_of(chain_id: bytes, request: Request) -> bytes:
 def request_digests(chain_id: bytes, requests: Sequence[Request]) -> list[bytes]:
     """`digest_of` each, in order."""
     prefix, pack = _REQUEST_PREFIX + chain_id, _REQUEST_START.pack
-    return [
-        sha256(pack(prefix, r.client, r.session, r.seq, len(r.op)) + r.op).digest() for r in requests
-    ]
+    return [sha256(pack(prefix, r.client, r.session, r.seq, len(r.op)) + r.op).digest() for r in requests]
 
 
 _RequestList = Annotated[list[Request], Meta(max_length=MAX_BLOCK_REQUESTS)]

@@ -326,7 +326,7 @@ class Generator:
         rate = self.job.rate
         while self._issuing:
             now = now_us()
-            target = int((now - begin_us) * rate / 1e6)
+            target = 1 + int((now - begin_us) * rate / 1e6)  # request 0 is due at the very beginning
             while self._issued_open < target:
                 due_us = begin_us + int(self._issued_open * 1e6 / rate)
                 self._note_due(due_us, now)

@@ -75,7 +75,7 @@ class Scale:
 
     def options(self, **changes: Any) -> BenchOptions:
         """The options of a point."""
-        base = BenchOptions(seconds=self.seconds, warmup_s=self.warmup_s, pipeline=32, drain_s=10)
+        base = BenchOptions(seconds=self.seconds, warmup_s=self.warmup_s, drain_s=10)
         return msgspec.structs.replace(base, **changes)
 
     def pick(self, all_of: Iterable[Any], quick: Iterable[Any]) -> tuple[Any, ...]:
