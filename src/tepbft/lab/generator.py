@@ -42,6 +42,11 @@ FRAME_REQUESTS = 256
 TIMELINE_US = 100_000
 
 
+def due_by(now: int, begin_us: int, rate: float) -> int:
+    """Open loop: how many requests are due at `now`, the first of them at `begin_us`."""
+    return 1 + int((now - begin_us) * rate / 1e6) if now >= begin_us else 0
+
+
 class Generator:
     """One run of one process. `say` hears of the `begin` and the `end` of the window."""
 
@@ -326,7 +331,7 @@ class Generator:
         rate = self.job.rate
         while self._issuing:
             now = now_us()
-            target = 1 + int((now - begin_us) * rate / 1e6)  # request 0 is due at the very beginning
+            target = due_by(now, begin_us, rate)
             while self._issued_open < target:
                 due_us = begin_us + int(self._issued_open * 1e6 / rate)
                 self._note_due(due_us, now)
