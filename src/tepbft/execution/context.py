@@ -127,5 +127,5 @@ class BlockContext:
 
     def block_writes(self) -> dict[bytes, bytes | None]:
         """Everything committed: keys in the order in which they were first written, with their last
-        values. Execution is deterministic, and so is this order. It is the caller's: of no use here any more."""
+        values. Execution is deterministic, and so is this order. The table is the caller's from now on."""
         return self._block
