@@ -36,6 +36,7 @@ def _options(*, create: bool) -> Options:
     options.set_stats_dump_period_sec(0)
     options.set_stats_persist_period_sec(0)
     options.set_write_buffer_size(8 << 20)  # a small memory table is quicker to insert into
+    options.set_level_zero_file_num_compaction_trigger(12)  # and so its files are worth merging later
     options.set_compression_type(DBCompressionType.lz4())
     table = BlockBasedOptions()
     table.set_bloom_filter(10, False)
