@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from tepbft.core.block import Header, Receipt, Request
 from tepbft.core.configuration import ReplaceTc
-from tepbft.storage.port import REPEATABLE, Record, StateWrites
+from tepbft.storage.port import Record, StateWrites
 from tepbft.trusted.port import TcAnswer, TcRequest
 from tepbft.types import ConnectionId, Height, NodeId
 
@@ -149,11 +149,3 @@ class Effects:
     replies: list[Reply] = field(default_factory=list)
     busy: list[Busy] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
-
-    def must_force(self) -> bool:
-        """True if everything that was persisted so far has to be on the disk before what follows here:
-        evidence before a statement, the ledger before the state that builds on it (A2, I-16). What a
-        node would only learn and execute again need not be, and so costs no wait."""
-        return bool(self.certify or self.store) or not all(
-            isinstance(record, REPEATABLE) for record in self.persist
-        )

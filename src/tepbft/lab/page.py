@@ -38,8 +38,8 @@ figure p { font-size: .85rem; color: #a00000; margin: .2rem 0; }
 METHOD = """
 <ul>
 <li>Every point is a run of its own on a cluster made for it, as users run one: each node and each
-trusted component is a process, nodes speak mutual TLS, every block is forced to the disk before a
-component signs for it, and every node verifies every client signature. The load comes from processes of
+trusted component is a process, nodes speak mutual TLS, every block is forced to the disk before
+anybody is told, and every node verifies every client signature. The load comes from processes of
 its own on the same machine.</li>
 <li>An answer counts when f+1 nodes gave the same bytes. After each run all replicas must report the
 same head; a run in which they do not is an error and shows no figure.</li>

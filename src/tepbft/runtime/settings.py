@@ -76,7 +76,7 @@ class NodeSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     durable: Annotated[
         bool,
         Meta(
-            description="Force evidence to the disk before the trusted component signs what rests on it. "
+            description="Force every record to the disk before anything that depends on it leaves. "
             "Off is for experiments only: a power failure may then break promises."
         ),
     ] = True

@@ -231,9 +231,9 @@ class Shell:
         """Persist, store, certify, send, reply, notify. What is done is removed, so that StoreFull
         leaves exactly the rest; answers of the trusted component go to the front of the backlog."""
         effects, node = self._effects, self.core.node
-        if effects.persist or effects.store or effects.certify:
+        if effects.persist:
             with self._metrics.append_seconds.time():
-                self.core.store.append(effects.persist, force=effects.must_force())
+                self.core.store.append(effects.persist)
             effects.persist = []
         while effects.store:
             self._store(effects.store[0])

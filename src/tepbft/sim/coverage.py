@@ -24,7 +24,6 @@ NAMES = (
     "storms",
     "recoveries",
     "lost_installs",
-    "lost_records",
     "cold_starts",
     "warm_restarts",
     "wipes",

@@ -75,7 +75,6 @@ class Disk:
     def __init__(self) -> None:
         self.store = MemoryStore()
         self.evidence = Evidence()
-        self._pending: list[Record] = []
         self.broken = False
         """A byte was flipped: the next process refuses to open it."""
 
@@ -88,37 +87,20 @@ class Disk:
     def full(self, value: bool) -> None:
         self.store.full = value
 
-    @property
-    def unforced(self) -> int:
-        """How many records a power failure could take back."""
-        return self.store.unforced
-
-    def crash(self, rng: Random, lost_installs: int) -> int:
-        """The process is gone, and with it what was not durable yet: so many records (it is a power
-        failure if it takes back installs)."""
-        full, lost = self.store.full, 0
-        if lost_installs and self.unforced:
-            lost = rng.randint(0, self.unforced)
-        self.store = self.store.crash(lost_installs, lost)
+    def crash(self, rng: Random, lost_installs: int) -> None:
+        """The process is gone, and with it what was not durable yet."""
+        full = self.store.full
+        self.store = self.store.crash(lost_installs)
         self.store.full = full
-        self._note(len(self._pending) - lost)
-        self._pending = []
-        return lost
 
     # --- ChainStore -------------------------------------------------------------------------------
 
-    def append(self, records: Sequence[Record], *, force: bool = True) -> None:
+    def append(self, records: Sequence[Record]) -> None:
         """See `ChainStore.append`."""
-        self.store.append(records, force=force)
-        self._pending += records
-        if force:
-            self._note(len(self._pending))
-
-    def _note(self, count: int) -> None:
-        """The first `count` records that were not forced before are durable now."""
-        for record in self._pending[:count]:
-            self.evidence.note(record)
-        del self._pending[:count]
+        self.store.append(records)
+        note = self.evidence.note
+        for record in records:
+            note(record)
 
     def install(self, writes: Sequence[StateWrites], stable: Height, header: Header) -> None:
         """See `ChainStore.install`."""

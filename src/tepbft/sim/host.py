@@ -297,8 +297,6 @@ class SimHost:
         effects = self._effects
         if effects.persist:
             self._append(effects)
-        elif (effects.store or effects.certify) and self.disk.unforced:
-            self.disk.append([])
         while effects.store:
             if self.fuse >= 0:
                 self._burn()
@@ -332,7 +330,7 @@ class SimHost:
                 if type(record).__name__ == self.trap:
                     self.world.coverage.count("trapped")
                     self._tear(records, place + self.spring_late)
-        self.disk.append(records, force=effects.must_force())
+        self.disk.append(records)
         if self.strategy is None:
             for hook in self.world.hooks.on_records:
                 hook(self, records)

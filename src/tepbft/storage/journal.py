@@ -1,4 +1,4 @@
-"""The append-only log: one write and at most one fdatasync per batch, every byte accounted for.
+"""The append-only log: one write and one fdatasync per batch, every byte accounted for.
 
 A segment file starts with a header that continues its predecessor (its size and the
 value its chain ended with). A record is
@@ -223,7 +223,6 @@ class Journal:
         self._chain_id = chain_id
         self._segment_bytes = segment_bytes
         self._sync = sync
-        self._unforced = False  # whether something was written that no fdatasync has followed
         self._broken = False
         self._readers: OrderedDict[int, int] = OrderedDict()
         self._writer = -1
@@ -278,9 +277,8 @@ class Journal:
             f"{segment.path}: cut off {lost} bytes at byte {offset}, a record that a crash left incomplete"
         )
 
-    def append(self, payloads: Sequence[bytes], *, force: bool = True) -> list[Position]:
-        """Write payloads in order with one write; where each one stands. With `force` one fdatasync
-        makes them and everything before them durable.
+    def append(self, payloads: Sequence[bytes]) -> list[Position]:
+        """Write payloads in order with one write and one fdatasync; where each one stands.
 
         StoreFull: the file is as before and a later append may succeed. TepbftError: the disk
         failed, and nothing can be appended until the journal is opened again.
@@ -288,8 +286,6 @@ class Journal:
         if self._writer < 0 or self._broken:
             raise ContractBroken("append to a journal that is closed, failed, or not replayed yet")
         if not payloads:
-            if force and self._unforced:
-                self._write(b"", force=True)
             return []
         if self._size >= self._segment_bytes:
             self._roll()
@@ -304,24 +300,19 @@ class Journal:
             parts.append(_RECORD.pack(length, head, chain))
             parts.append(payload)
             offset += _RECORD.size + length
-        self._write(b"".join(parts), force=force)
+        self._write(b"".join(parts))
         self._size, self._chain = offset, chain
         return positions
 
-    def _write(self, data: bytes, *, force: bool) -> None:
-        forcing = False
+    def _write(self, data: bytes) -> None:
         try:
-            written = 0
+            written = os.write(self._writer, data)
             while written < len(data):
-                written += os.write(self._writer, memoryview(data)[written:] if written else data)
-            if force and self._sync:
-                forcing = True
+                written += os.write(self._writer, memoryview(data)[written:])
+            if self._sync:
                 os.fdatasync(self._writer)
         except OSError as error:
-            # What had been written before without being forced may be gone as well.
-            self._broken = self._broken or (forcing and self._unforced)
             self._undo_write(error)
-        self._unforced = not force
 
     def _undo_write(self, error: OSError) -> None:
         path = self._segments[-1].path
@@ -339,7 +330,6 @@ class Journal:
     def _roll(self) -> None:
         """Complete the current segment and begin the next one."""
         os.fdatasync(self._writer)
-        self._unforced = False
         last = self._segments[-1]
         try:
             segment = self._create_segment(last.number + 1, self._chain, self._size)

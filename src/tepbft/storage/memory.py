@@ -54,7 +54,6 @@ class MemoryStore:
         self.full = False
         self.warnings: list[str] = []
         self._log: list[Record] = []
-        self._forced = 0  # so many records are durable
         self._state: dict[bytes, bytes] = {}
         self._keys: list[bytes] | None = []
         self._undo: deque[_Undo] = deque(maxlen=UNDO_INSTALLS)
@@ -112,20 +111,13 @@ class MemoryStore:
             return
         self._stable[height] = record
 
-    def append(self, records: Sequence[Record], *, force: bool = True) -> None:
+    def append(self, records: Sequence[Record]) -> None:
         """See `ChainStore.append`."""
         if self.full and records:
             raise StoreFull(Path("memory"), "the store was told to be full")
         for record in records:
             self._log.append(record)
             self._note(len(self._log) - 1, record)
-        if force:
-            self._forced = len(self._log)
-
-    @property
-    def unforced(self) -> int:
-        """How many records a power failure could take back."""
-        return len(self._log) - self._forced
 
     def recover(self) -> Recovered:
         """See `ChainStore.recover`."""
@@ -137,14 +129,12 @@ class MemoryStore:
         records = [self._log[place] for place in sorted(places)]
         return Recovered(self._installed, records, self._header)
 
-    def crash(self, lost_installs: int = 0, lost_records: int = 0) -> MemoryStore:
-        """The store as a process finds it after a crash: everything appended is there but the last
-        `lost_records` (at most what was not forced), and the last `lost_installs` installs (at most
-        `UNDO_INSTALLS`, none before a state transfer) are not. This object must not be used any more."""
+    def crash(self, lost_installs: int = 0) -> MemoryStore:
+        """The store as a process finds it after a crash: everything appended is there, and the last
+        `lost_installs` installs (at most `UNDO_INSTALLS`, none before a state transfer) are not.
+        This object must not be used any more."""
         survivor = MemoryStore()
-        del self._log[len(self._log) - min(lost_records, self.unforced) :]
         survivor._log, survivor._state = self._log, self._state
-        survivor._forced = len(self._log)
         survivor._snapshots, survivor._base = self._snapshots, self._base
         survivor._voids = self._voids
         survivor._installed, survivor._header = self._installed, self._header

@@ -91,11 +91,6 @@ Record: TypeAlias = (
 )
 
 
-REPEATABLE = (CommitRecord, HeaderRecord)
-"""Records that a node comes to again if they are lost: agreement tells it once more what is final, and
-executing that has the same result. Nobody relies on its having them before it has signed a CHECKPOINT."""
-
-
 class StateWrites(Struct, frozen=True):
     """What a block changed: values by key, in a fixed order; value None deletes.
 
@@ -140,10 +135,8 @@ class Recovered(Struct, frozen=True):
 class ChainStore(Protocol):
     """The port that the node's shell drives and the node reads. All calls are synchronous."""
 
-    def append(self, records: Sequence[Record], *, force: bool = True) -> None:
-        """Write records in order, as one batch; with `force` they, and all before them, are durable when
-        it returns. Without, a power failure may take them back, the last ones first. `StoreFull` if
-        the disk is."""
+    def append(self, records: Sequence[Record]) -> None:
+        """Write records in order, as one batch; durable when it returns. `StoreFull` if the disk is."""
         ...
 
     def install(self, writes: Sequence[StateWrites], stable: Height, header: Header) -> None:

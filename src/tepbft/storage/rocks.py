@@ -1,6 +1,6 @@
 """The store on disk: the journal is the truth, RocksDB is what was derived from it.
 
-An append is durable when it returns, unless that is declined. An install is one atomic RocksDB batch that is
+An append is durable when it returns. An install is one atomic RocksDB batch that is
 *not* forced to disk: after a crash of the machine the state may be some installs old,
 and the blocks above it are replayed from the journal. So are the index entries, which
 travel in the same batches. Block bodies are written once, to the journal.
@@ -193,9 +193,9 @@ class RocksStore:
 
     # --- the journal --------------------------------------------------------------------------
 
-    def append(self, records: Sequence[Record], *, force: bool = True) -> None:
+    def append(self, records: Sequence[Record]) -> None:
         """See `ChainStore.append`."""
-        positions = self._open_journal.append([encode_record(record) for record in records], force=force)
+        positions = self._open_journal.append([encode_record(record) for record in records])
         for record, position in zip(records, positions, strict=True):
             self._tail.note(record, position)
 

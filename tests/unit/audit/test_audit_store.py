@@ -167,7 +167,7 @@ class Forger(MemoryStore):
         self.disk = RocksStore(folder, chain.chain_id, sync=False)
         self.forge = lambda record: record
 
-    def append(self, records: object, *, force: bool = True) -> None:
+    def append(self, records: object) -> None:
         self.disk.append([self.forge(record) for record in records])  # type: ignore[attr-defined]
 
     def install(self, writes: object, stable: int, header: object) -> None:

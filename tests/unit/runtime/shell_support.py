@@ -130,9 +130,7 @@ class FakeStore:
         self.log = log
         self.fail: list[Exception] = []
 
-    def append(self, records: list[Any], *, force: bool = True) -> None:
-        if not records:
-            return
+    def append(self, records: list[Any]) -> None:
         if self.fail:
             raise self.fail.pop(0)
         self.log.append(("append", [r.prepare.height for r in records]))

@@ -107,7 +107,7 @@ async def test_a_crash_in_between_lets_nothing_out(crash_in: str, monkeypatch: p
     class Crash(BaseException):
         pass
 
-    def crash(*args: Any, **_: Any) -> None:
+    def crash(*args: Any) -> None:
         raise Crash
 
     target: Any = world.device if crash_in == "certify" else world.store

@@ -140,27 +140,3 @@ def test_a_crash_may_lose_installs_but_no_records() -> None:
     disk.crash(Random(1), 1)
     assert disk.recover().installed == 0
     assert disk.evidence.bodies
-
-
-def test_a_power_failure_takes_back_only_what_was_not_forced() -> None:
-    """I-16: what was not forced is no evidence until a later append forces it, or the plug leaves it."""
-    for seed in range(20):
-        disk = Disk()
-        header: Any = Header(1, 0, bytes(32), bytes(32), bytes(32), bytes(32), bytes(32), bytes(32))
-        disk.append([_record(1)])
-        disk.install([], 1, header)
-        disk.append([_record(2), _record(3)], force=False)
-        assert (disk.unforced, len(disk.evidence.bodies)) == (2, 1)
-        lost = disk.crash(Random(seed), 1)
-        assert len(disk.evidence.bodies) == len(disk.recover().records) == 3 - lost
-        assert disk.unforced == 0 and disk.crash(Random(seed), 1) == 0
-        disk.append([_record(4)], force=False)
-        disk.append([])
-        assert disk.crash(Random(seed), 1) == 0
-
-
-def test_a_killed_process_loses_nothing_that_it_wrote() -> None:
-    disk = Disk()
-    disk.append([_record(1)], force=False)
-    assert disk.crash(Random(1), 0) == 0
-    assert len(disk.evidence.bodies) == 1

@@ -199,46 +199,6 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     journal.close()
 
 
-def test_forcing_covers_everything_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One fdatasync for several appends; none where nothing waits for it."""
-    journal = Journal(tmp_path, s.CHAIN)
-    list(journal.replay())
-    calls: list[int] = []
-    monkeypatch.setattr(os, "fdatasync", calls.append)
-    journal.append([b"a"], force=False)
-    journal.append([b"b"], force=False)
-    assert not calls
-    journal.append([b"c"])
-    journal.append([])
-    assert len(calls) == 1
-    journal.append([b"d"], force=False)
-    journal.append([])
-    assert len(calls) == 2
-    journal.close()
-    journal = Journal(tmp_path, s.CHAIN)
-    assert [payload for _, payload in journal.replay()] == [b"a", b"b", b"c", b"d"]
-    journal.close()
-
-
-def test_a_disk_that_is_full_too_late_stops_the_journal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where space is found wanting only when it is forced, what was written before may be gone too."""
-    journal = Journal(tmp_path, s.CHAIN)
-    list(journal.replay())
-    journal.append([b"a"], force=False)
-
-    def full(fd: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fdatasync", full)
-    with pytest.raises(TepbftError) as caught:
-        journal.append([b"b"])
-    assert not isinstance(caught.value, StoreFull) and journal.failed
-    monkeypatch.undo()
-    journal.close()
-
-
 def test_a_failed_fsync_stops_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a failed fsync nobody knows what is on disk: no append may claim to be durable."""
     journal = Journal(tmp_path, s.CHAIN)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tepbft.client.session import Session
-from tepbft.core import events, verification
+from tepbft.core import verification
 from tepbft.execution import client_table, executor
 from tepbft.mempool.pool import Mempool
 from tepbft.node.ledger import Ledger
@@ -112,7 +112,6 @@ PERSIST_AFTER_CERTIFY: Changes = (
         ),
     ),
 )
-NOT_FORCED: Changes = (edit(events.Effects.must_force, ("bool(self.certify or self.store) or ", "")),)
 PARENT_IN_PROPOSAL: Changes = (
     edit(
         Node._seal,

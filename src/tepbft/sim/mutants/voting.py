@@ -120,14 +120,6 @@ VOTING: tuple[Mutant, ...] = (
         profile="calm",
     ),
     Mutant(
-        "header_not_forced",
-        "I-16",
-        "a checkpoint is signed while the header that it names may still be lost to a power failure",
-        defects.NOT_FORCED,
-        budget_seeds=3,
-        profile="calm",
-    ),
-    Mutant(
         "parent_in_proposal",
         "I-21",
         "proposals name the proposal below them: after a NULL block the re-proposed ones fit no more (A-27)",
