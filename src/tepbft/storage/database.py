@@ -35,9 +35,14 @@ def _options(*, create: bool) -> Options:
     options.set_max_manifest_file_size(4 << 20)
     options.set_stats_dump_period_sec(0)
     options.set_stats_persist_period_sec(0)
-    options.set_write_buffer_size(8 << 20)  # a small memory table is quicker to insert into
-    options.set_level_zero_file_num_compaction_trigger(12)  # and so its files are worth merging later
-    options.set_compression_type(DBCompressionType.lz4())
+    # Small memory tables are quick to insert into; merged four at a time they go to the disk without
+    # what was overwritten meanwhile, in files that are worth merging late and that live too briefly to
+    # be worth compressing.
+    options.set_write_buffer_size(2 << 20)
+    options.set_min_write_buffer_number_to_merge(4)
+    options.set_max_write_buffer_number(6)
+    options.set_level_zero_file_num_compaction_trigger(12)
+    options.set_compression_per_level([DBCompressionType.none(), *[DBCompressionType.lz4()] * 6])
     table = BlockBasedOptions()
     table.set_bloom_filter(10, False)
     table.set_block_cache(Cache(64 << 20))

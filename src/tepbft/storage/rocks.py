@@ -223,8 +223,9 @@ class RocksStore:
         check_install(self._meta.installed, writes, stable, header)
         batch = WriteBatch(raw_mode=True)
         put, delete = batch.put, batch.delete
-        for key, value in newest_writes(writes).items():
-            if value is None:
+        newest = newest_writes(writes)
+        for key in sorted(newest):  # what is inserted in order costs RocksDB half, then and later
+            if (value := newest[key]) is None:
                 delete(STATE_PREFIX + key)
             else:
                 put(STATE_PREFIX + key, value)
