@@ -209,6 +209,9 @@ class World:
             self._carry_out(host, host.node.step(event, self.now))
 
     def _carry_out(self, host: Host, effects: Effects) -> None:
+        for send in effects.announce:
+            for to in send.to:
+                self.post(host.number, to, send.message)
         host.store.append(effects.persist)
         for effect in effects.store:
             match effect:

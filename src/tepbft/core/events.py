@@ -140,8 +140,12 @@ StorageEffect: TypeAlias = InstallState | SaveSnapshot | ReplaceState
 
 @dataclass(slots=True)
 class Effects:
-    """What a step wants done, in this order: persist, store, certify, send, replies, notices."""
+    """What a step wants done, in this order: announce, persist, store, certify, send, replies, notices.
 
+    What is announced was signed by the trusted component. All that it depends on was persisted before
+    the component was asked, so it need not wait for what else the step wants persisted (ADR 0017)."""
+
+    announce: list[Send] = field(default_factory=list)
     persist: list[Record] = field(default_factory=list)
     store: list[StorageEffect] = field(default_factory=list)
     certify: list[TcRequest] = field(default_factory=list)

@@ -62,6 +62,10 @@ class Byzantine:
         self._asked.add(request)
         effects.certify.insert(index, request)
 
+    def _change(self, effects: Effects) -> None:
+        effects.send[:0], effects.announce = effects.announce, []  # a liar is in no hurry
+        self.change(effects)
+
     # --- NodeCore -------------------------------------------------------------------------------
 
     @property
@@ -73,7 +77,7 @@ class Byzantine:
         """Recover from the store. Called once."""
         self.now_ms = now_ms
         effects = self.node.start(now_ms, wall_ms)
-        self.change(effects)
+        self._change(effects)
         return effects
 
     def step(self, event: Event, now_ms: Millis) -> Effects:
@@ -86,7 +90,7 @@ class Byzantine:
         if isinstance(event, PeerMessage):
             self.heard(event.sender, event.message)
         effects = self.node.step(event, now_ms)
-        self.change(effects)
+        self._change(effects)
         if isinstance(event, Tick):
             self.tick(effects)
         return effects

@@ -69,6 +69,7 @@ log = structlog.get_logger("tepbft.shell")
 
 def merge(into: Effects, more: Effects) -> None:
     """Append the effects of a later step."""
+    into.announce += more.announce
     into.persist += more.persist
     into.store += more.store
     into.certify += more.certify
@@ -128,6 +129,8 @@ class Shell:
         self._verification = verification
         self._clock = clock or Clock()
         self._effects = Effects()
+        self._announced = False
+        """Something is on its way, and the disk must not be waited for before the loop has sent it."""
         self._backlog: deque[Event] = deque()
         self._requests: deque[ClientRequests] = deque()
         """Requests of clients, worked off one part at a time: their signatures take long, and what peers
@@ -164,6 +167,7 @@ class Shell:
                     self.work()
                 else:
                     self.turn()
+                    await self._say_first()
                     busy = self._inbox or self._requests
                     await (asyncio.sleep(0) if busy else self._pause(self._tick_ms / 1000))
         except TepbftError:
@@ -193,12 +197,20 @@ class Shell:
             self._backlog.append(Tick(self._clock.wall_ms()))
         self.work()
 
+    async def _say_first(self) -> None:
+        """What was announced is on its way once the loop has had its turn; then the rest is done."""
+        while self._announced:
+            await asyncio.sleep(0)
+            self.work()
+
     def work(self) -> None:
-        """Step through the backlog and one part of the clients' requests, and carry out what comes of it."""
+        """Step through the backlog and one part of the clients' requests, and carry out what comes of it.
+        Stops where something was announced and the disk would keep it waiting: call it again then."""
+        self._announced = False
         try:
             self.carry_out()
             self._drain()
-            if self._requests:
+            if self._requests and not self._announced:
                 part = self._requests.popleft()
                 more = bool(self._requests) or self._inbox.bytes_of("client") > 0
                 self._backlog.append(ClientRequests(part.connection, part.requests, more))
@@ -217,20 +229,34 @@ class Shell:
                 log.info("store_has_room")
 
     def _drain(self) -> None:
-        while self._backlog:
+        effects = self._effects
+        while self._backlog and not self._announced:
             events = 0
-            while self._backlog and not self._effects.store and events < MERGE_EVENTS:
-                merge(self._effects, self.core.node.step(self._backlog.popleft(), self._clock.now_ms()))
+            while self._backlog and not (effects.store or effects.announce) and events < MERGE_EVENTS:
+                merge(effects, self.core.node.step(self._backlog.popleft(), self._clock.now_ms()))
                 events += 1
             self._metrics.batch_events.observe(events)
-            self.carry_out()
+            self._announce()
+            if not self._announced:
+                self.carry_out()
+                effects = self._effects
+
+    def _announce(self) -> None:
+        effects = self._effects
+        if effects.announce:
+            for send in effects.announce:
+                self._network.send(send.to, send.message)
+            effects.announce = []
+            self._announced = bool(effects.persist or effects.store)
 
     # --- effects, in their order --------------------------------------------------------------
 
     def carry_out(self) -> None:
         """Persist, store, certify, send, reply, notify. What is done is removed, so that StoreFull
-        leaves exactly the rest; answers of the trusted component go to the front of the backlog."""
+        leaves exactly the rest; answers of the trusted component go to the front of the backlog. What is
+        to be announced was announced before this, or is now."""
         effects, node = self._effects, self.core.node
+        self._announce()
         if effects.persist:
             with self._metrics.append_seconds.time():
                 self.core.store.append(effects.persist)
@@ -347,7 +373,7 @@ class Shell:
 
     def _lose(self, error: BaseException) -> None:
         """The component is gone: this node says nothing more until it has one again."""
-        self._lost, self._full = True, False
+        self._lost, self._full, self._announced = True, False, False
         self._effects, self._floor = Effects(), []
         self._backlog.clear()
         self._requests.clear()

@@ -19,6 +19,7 @@ from tepbft.core.events import (
     PeerMessage,
     ReplaceState,
     SaveSnapshot,
+    Send,
     StorageEffect,
     TcAnswered,
     Tick,
@@ -231,7 +232,7 @@ class SimHost:
             self._carry_out()
             while self._backlog:
                 events = 0
-                while self._backlog and not self._effects.store and events < world.config.merge_events:
+                while self._backlog and not self._pressing and events < world.config.merge_events:
                     self._step(self._backlog.popleft())
                     events += 1
                 self._carry_out()
@@ -246,6 +247,11 @@ class SimHost:
             if self.strategy is not None:  # betrayed to death: its host starts it again
                 world.at(world.now + world.config.down_ms, world.start, self.number)
 
+    @property
+    def _pressing(self) -> bool:
+        """True if there is something that is carried out before the next step, as by a real shell."""
+        return bool(self._effects.store or self._effects.announce)
+
     def _step(self, event: Event) -> None:
         node, world = self.node, self.world
         if node is None:
@@ -253,6 +259,8 @@ class SimHost:
         world.steps += 1
         more = node.step(event, self.clock.now_ms(world.now))
         effects = self._effects
+        if more.announce:
+            effects.announce += more.announce
         if more.persist:
             effects.persist += more.persist
         if more.store:
@@ -295,6 +303,9 @@ class SimHost:
 
     def _carry_out(self) -> None:
         effects = self._effects
+        if effects.announce:
+            announced, effects.announce = effects.announce, []
+            self._send(announced)
         if effects.persist:
             self._append(effects)
         while effects.store:
@@ -311,7 +322,7 @@ class SimHost:
         if effects.certify:
             self._certify(effects.certify)
         if effects.send:
-            self._send(effects)
+            self._send(effects.send)
         for reply in effects.replies:
             if self.fuse >= 0:
                 self._burn()
@@ -373,9 +384,9 @@ class SimHost:
                 self._spring(request, late=True)
         self._backlog.extendleft(reversed(answers))
 
-    def _send(self, effects: Effects) -> None:
+    def _send(self, sends: list[Send]) -> None:
         world, strategy = self.world, self.strategy
-        for send in effects.send:
+        for send in sends:
             if self.fuse >= 0:
                 self._burn()
             if self.trap:

@@ -59,6 +59,48 @@ async def test_effects_are_carried_out_in_the_order_that_they_state() -> None:
     assert world.log[4] == ("reply", (1, 3))
 
 
+async def test_what_the_component_signed_does_not_wait_for_the_next_append() -> None:
+    """ADR 0017: it was durable before it was signed, and leaves before the disk is waited for again."""
+    signed = effects(1, announce=[Send((1, 2), "vote")])
+    world = World(on_messages({b"a": signed}))
+    peer_messages(world, b"a", b"b")
+    running = asyncio.ensure_future(world.shell.run())
+    network = world.shell._network
+    passed_on = network.send
+
+    def send(to: Any, message: Any) -> None:
+        passed_on(to, message)
+        asyncio.get_running_loop().call_soon(world.log.append, ("loop", message))
+
+    network.send = send  # type: ignore[method-assign]
+    await until(lambda: "busy" in world.kinds())
+    world.shell.stop()
+    assert await running == 0
+    assert world.log[:3] == [("start", None), ("send", "vote"), ("loop", "vote")]
+    assert world.kinds()[3:7] == ORDER[:4]
+    assert [type(event) for event in world.node.events[:3]] == [PeerMessage, TcAnswered, PeerMessage]
+
+
+async def test_an_announcement_with_nothing_to_store_holds_up_nothing() -> None:
+    vote = Effects(announce=[Send((1, 2), "vote")], replies=[Reply(ConnectionId(5), 9, [])])
+    world = World(on_messages({b"a": vote, b"b": effects(2, store=[], certify=[])}))
+    peer_messages(world, b"a", b"b")
+    world.shell.turn()
+    assert world.kinds() == ["send", "reply", "append", "send", "reply", "busy"]
+
+
+async def test_an_announcement_leaves_even_if_the_disk_is_full() -> None:
+    world = World(on_messages({b"a": effects(1, announce=[Send((1, 2), "vote")])}))
+    world.store.fail = [StoreFull(Path("/d"), "the disk is full")] * 2
+    peer_messages(world, b"a")
+    world.shell.turn()
+    for _ in range(2):
+        world.shell.work()
+        assert world.log == [("send", "vote")]
+    world.shell.work()
+    assert world.kinds() == ["send", *ORDER]
+
+
 async def test_answers_of_the_component_come_before_later_events() -> None:
     count = MERGE_EVENTS + 3
     world = World(on_messages({bytes([n]): effects(n, store=[]) for n in range(count)}))

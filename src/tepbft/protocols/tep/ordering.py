@@ -76,10 +76,10 @@ def _send_prepare(s: State, slot: Slot, request: Order, ui: Ui) -> None:
     slot.heads[(request.view, request.digest)] = head
     slot.own = Prepare(s.cfg.number, head, slot.bodies.get(request.digest))
     slot.own_sent_ms = s.now
-    s.broadcast(slot.own)
+    s.announce(slot.own)
     if s.parameters.primary_explicit_commit:
         # Redundant by design (it reproduces the paper's message count): receivers ignore it.
-        s.broadcast(Commit(s.cfg.number, s.me, head, ui.seq, ui.signature, None))
+        s.announce(Commit(s.cfg.number, s.me, head, ui.seq, ui.signature, None))
 
 
 def _send_commit(s: State, slot: Slot, request: Order, ui: Ui) -> None:
@@ -89,7 +89,7 @@ def _send_commit(s: State, slot: Slot, request: Order, ui: Ui) -> None:
     body = slot.bodies.get(request.digest) if s.parameters.commit_carries_block else None
     slot.own = Commit(s.cfg.number, s.me, head, ui.seq, ui.signature, body)
     slot.own_sent_ms = s.now
-    s.broadcast(slot.own)
+    s.announce(slot.own)
 
 
 # --- PREPARE ----------------------------------------------------------------------------------

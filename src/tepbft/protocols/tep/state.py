@@ -240,6 +240,11 @@ class State:
         """Queue `message` for every other member."""
         self.out.send.append(Send(self.others, message))
 
+    def announce(self, message: Any) -> None:
+        """Queue `message`, which the trusted component signed, for every other member: ahead of what
+        this step persists."""
+        self.out.announce.append(Send(self.others, message))
+
     def certify(self, request: TcRequest) -> None:
         """Ask the trusted component, if it is a member; a silent node asks nothing (A8.2). A diverged one
         signs nothing, but its component keeps up, or it could not vote once it has healed (A-35)."""
