@@ -1,5 +1,6 @@
 # Works on a fresh machine with python3 (3.11 or later, with its venv module) and make.
-PYTHON ?= python3
+# Of several the quickest is taken; PYTHON=/path/to/python3 names another.
+PYTHON ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -26,9 +27,7 @@ help:
 	@echo 'make clean   remove the virtual environment and caches'
 
 $(READY): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo 'tepbft needs Python 3.11 or later; name one with: make PYTHON=/path/to/python3'; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/python || tools/venv.sh $(VENV) $(PYTHON)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
