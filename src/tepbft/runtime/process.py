@@ -41,7 +41,7 @@ from tepbft.runtime.logs import configure_logs
 from tepbft.runtime.metrics import Metrics
 from tepbft.runtime.peers import PeerNetwork
 from tepbft.runtime.readmission import Readmission
-from tepbft.runtime.settings import NodeSettings, load_settings, peer_addresses
+from tepbft.runtime.settings import NodeSettings, load_settings, peer_addresses, status_interval_ms
 from tepbft.runtime.shell import Shell
 from tepbft.runtime.tls import TlsContexts, certificate_digest, make_contexts
 from tepbft.runtime.traffic import Traffic
@@ -251,13 +251,13 @@ def check_component(
 # --- wiring -----------------------------------------------------------------------------------
 
 
-def node_options(settings: NodeSettings) -> NodeOptions:
-    """The settings that the node core takes."""
+def node_options(settings: NodeSettings, nodes: int) -> NodeOptions:
+    """The settings that the node core takes, in a cluster of so many nodes."""
     return NodeOptions(
         t_request_ms=settings.t_request_ms,
         t_view_change_ms=settings.t_view_change_ms,
         t_max_ms=settings.t_max_ms,
-        t_status_ms=settings.t_status_ms,
+        t_status_ms=status_interval_ms(settings, nodes),
         t_retransmit_ms=settings.t_retransmit_ms,
         in_flight_blocks=settings.in_flight_blocks,
         max_wait_ms=settings.max_wait_ms,
@@ -296,7 +296,7 @@ class Parts:
             verifier=UiVerifier(genesis.chain_id),
             requests=self.requests,
             application=load_application(genesis.app),
-            settings=node_options(settings),
+            settings=node_options(settings, len(genesis.members)),
         )
         return Core(self.wrap(node), store, device, identity)
 

@@ -119,7 +119,9 @@ class NodeSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     t_max_ms: Annotated[_Timer, Meta(description="Upper end of both, which double when they expire.")] = (
         60_000
     )
-    t_status_ms: Annotated[_Timer, Meta(description="Time between two STATUS messages.")] = 200
+    t_status_ms: Annotated[
+        _Timer, Meta(description="Time between two STATUS messages; with more than five nodes it is longer.")
+    ] = 200
     t_retransmit_ms: Annotated[_Timer, Meta(description="Time between retransmissions.")] = 500
 
     in_flight_blocks: Annotated[
@@ -207,6 +209,13 @@ def parse_address(text: str) -> tuple[str, int]:
 def peer_addresses(settings: NodeSettings) -> dict[NodeId, tuple[str, int]]:
     """The setting of that name, parsed. It was checked when the file was read."""
     return {int(node): parse_address(text) for node, text in settings.peer_addresses.items()}
+
+
+def status_interval_ms(settings: NodeSettings, nodes: int) -> int:
+    """Time between two STATUS messages with so many nodes: each hears as many a second as with five, as
+    long as it is at most half of the request timeout (or what is set is longer anyway)."""
+    longer = settings.t_status_ms * (nodes - 1) // 4
+    return max(settings.t_status_ms, min(longer, settings.t_request_ms // 2))
 
 
 def contradictions(settings: NodeSettings) -> list[tuple[str, str]]:

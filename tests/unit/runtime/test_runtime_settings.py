@@ -20,7 +20,26 @@ from tepbft.runtime.settings import (
     load_settings,
     parse_settings,
     peer_addresses,
+    status_interval_ms,
 )
+
+
+@pytest.mark.parametrize(
+    ("nodes", "changes", "expected"),
+    [
+        (3, {}, 200),
+        (5, {}, 200),
+        (7, {}, 300),
+        (9, {}, 400),
+        (21, {}, 500),  # at most half of the request timeout
+        (21, {"t_request_ms": 4000, "t_max_ms": 60_000}, 1000),
+        (9, {"t_status_ms": 900}, 900),  # set longer: left alone
+    ],
+)
+def test_each_node_hears_as_many_statuses_a_second_as_with_five(
+    nodes: int, changes: dict[str, int], expected: int
+) -> None:
+    assert status_interval_ms(NodeSettings(node=0, **changes), nodes) == expected  # type: ignore[arg-type]
 
 
 def test_a_written_file_is_read_back_and_comments_every_setting() -> None:
