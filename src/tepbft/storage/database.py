@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from random import uniform
 
 from rocksdict import (
     AccessType,
@@ -19,6 +20,8 @@ from rocksdict import (
 from tepbft.errors import TepbftError
 from tepbft.storage.errors import StoreDamaged, StoreFull
 
+TABLE_BYTES = 2 << 20
+"""Size of a memory table, about."""
 _LOG_BLOCK_BYTES = 1 << 15
 _LOG_HEADER_BYTES = 7
 _RECYCLED_TYPES = (5, 6, 7, 8, 11, 131)
@@ -37,8 +40,9 @@ def _options(*, create: bool) -> Options:
     options.set_stats_persist_period_sec(0)
     # Small memory tables are quick to insert into; merged four at a time they go to the disk without
     # what was overwritten meanwhile, in files that are worth merging late and that live too briefly to
-    # be worth compressing.
-    options.set_write_buffer_size(2 << 20)
+    # be worth compressing. Replicas write the same, and would all be busy with it at the same moment
+    # if their tables had the same size.
+    options.set_write_buffer_size(int(TABLE_BYTES * uniform(0.7, 1.3)))
     options.set_min_write_buffer_number_to_merge(4)
     options.set_max_write_buffer_number(6)
     options.set_level_zero_file_num_compaction_trigger(12)
