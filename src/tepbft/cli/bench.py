@@ -114,7 +114,8 @@ def bench(
         int | None,
         typer.Option(
             metavar="P",
-            help="Requests each keeps waiting (default: 128, less above five nodes; 1 for a single client).",
+            help="Requests each keeps waiting (default: up to 128, as many as nodes take up; 1 for a "
+            "single client).",
         ),
     ] = None,
     rate: Annotated[

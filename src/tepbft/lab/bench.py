@@ -161,13 +161,15 @@ class _Run:
         options = self.options
         names = [f"client{number:02}" for number in range(options.clients)]
         count = options.generators
+        limit_tps = self._limit(self._cost, live=False)
+        pipeline = options.outstanding_per_client(limit_tps / options.bundle if limit_tps else None)
         budget_s = options.warmup_s + options.seconds
         wanted = options.rate / options.bundle * budget_s
         if not options.rate:
             limit = cores() / (options.nodes * max(1e-6, self._cost.verify_us * 1e-6))
             wanted = limit * budget_s if options.transactions is None else limit * options.warmup_s
             wanted += (options.transactions or 0) / options.bundle
-        if options.clients * options.outstanding_per_client < 64:
+        if options.clients * pipeline < 64:
             wanted = min(wanted, 2000 * budget_s)  # a few closed loops wait most of the time
         each = int(min(wanted * PREPARE_MARGIN, MAX_PREPARED) / options.clients) + 1
         prepare = 0 if options.scheme in LIVE_SCHEMES else each
@@ -178,7 +180,7 @@ class _Run:
                 app=options.app,
                 payload=options.payload,
                 bundle=options.bundle,
-                pipeline=options.outstanding_per_client,
+                pipeline=pipeline,
                 rate=options.rate / options.bundle / count,
                 warmup_s=options.warmup_s,
                 seconds=options.seconds,

@@ -12,9 +12,9 @@ from tepbft.lab.byzantine import PRIMARY, STRATEGIES
 from tepbft.lab.workload import APPLICATIONS
 from tepbft.types import MAX_NODES, MAX_OPERATION_BYTES
 
-MOST_PIPELINE, LEAST_PIPELINE, PIPELINE_NODES = 128, 16, 640
-"""A client keeps `PIPELINE_NODES` / nodes requests outstanding by default, within these bounds: enough for
-full blocks, not more than nodes that share the cores verify in a quarter of a second."""
+MOST_PIPELINE, LEAST_PIPELINE, WAITING_S = 128, 16, 0.32
+"""By default clients keep as many requests waiting as the limit lets through in `WAITING_S`, within these
+bounds for each: enough for full blocks, and not so many that nodes would decline them."""
 MAX_SECONDS = 24 * 3600
 BUNDLE_OVERHEAD_BYTES = 16
 """What one more operation adds to a bundle beside its payload, at most."""
@@ -62,14 +62,15 @@ class BenchOptions(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     settings: tuple[str, ...] = ()
     """Lines of TOML for every node.toml."""
 
-    @property
-    def outstanding_per_client(self) -> int:
-        """`pipeline`, or its default."""
+    def outstanding_per_client(self, limit_per_s: float | None) -> int:
+        """`pipeline`, or its default where signatures let so many requests through in a second (None: there
+        is no such limit)."""
         if self.pipeline is not None:
             return self.pipeline
         if self.clients == 1:
             return 1
-        return max(LEAST_PIPELINE, min(MOST_PIPELINE, PIPELINE_NODES // self.nodes))
+        share = MOST_PIPELINE if limit_per_s is None else int(limit_per_s * WAITING_S / self.clients)
+        return max(LEAST_PIPELINE, min(MOST_PIPELINE, share))
 
     @property
     def byzantine_nodes(self) -> int:
@@ -118,7 +119,7 @@ def check_options(options: BenchOptions, strategies: tuple[str, ...] = STRATEGIE
     for flag, number, low, high in (
         ("--payload", options.payload, 1, MAX_OPERATION_BYTES),
         ("--clients", options.clients, 1, MAX_CLIENTS),
-        ("--pipeline", options.outstanding_per_client, 1, 1024),
+        ("--pipeline", options.outstanding_per_client(None), 1, 1024),
         ("--seconds", options.seconds, 0.1, MAX_SECONDS),
         ("--warmup", options.warmup_s, 0, MAX_SECONDS),
         ("--bundle", options.bundle, 1, 1024),

@@ -18,7 +18,7 @@ def test_key_figures_can_be_measured() -> None:
     for options in KEY_FIGURES.values():
         check_options(options)
     assert {options.nodes for options in KEY_FIGURES.values()} == {3}
-    assert KEY_FIGURES["one client"].outstanding_per_client == 1
+    assert KEY_FIGURES["one client"].outstanding_per_client(None) == 1
 
 
 def test_entries_are_appended_listed_and_drawn(tmp_path: Path) -> None:

@@ -64,10 +64,18 @@ def test_what_can_be_measured_is_accepted(changes: dict[str, Any]) -> None:
 
 
 def test_a_single_client_has_one_request_at_a_time() -> None:
-    assert BenchOptions(clients=1).outstanding_per_client == 1
-    assert BenchOptions().outstanding_per_client == BenchOptions(nodes=5).outstanding_per_client == 128
-    assert BenchOptions(nodes=9).outstanding_per_client == 71
-    assert BenchOptions(clients=1, pipeline=7).outstanding_per_client == 7
+    assert BenchOptions(clients=1).outstanding_per_client(27_000.0) == 1
+    assert BenchOptions(clients=1, pipeline=7).outstanding_per_client(27_000.0) == 7
+
+
+@pytest.mark.parametrize(
+    ("limit_per_s", "expected"), [(None, 128), (27_000.0, 128), (9_000.0, 90), (5_000.0, 50), (500.0, 16)]
+)
+def test_clients_keep_as_many_requests_waiting_as_nodes_take_up(
+    limit_per_s: float | None, expected: int
+) -> None:
+    assert BenchOptions(clients=32).outstanding_per_client(limit_per_s) == expected
+    assert BenchOptions(clients=32, pipeline=200).outstanding_per_client(limit_per_s) == 200
 
 
 @pytest.mark.parametrize("interval", [1, 8, 64, 128])
