@@ -38,18 +38,24 @@ def wait_until(condition: Callable[[], bool], timeout_s: float, poll_s: float = 
     return True
 
 
-def alive(pid: int) -> bool:
-    """True while the process runs; a zombie does not."""
+def _exists(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
+    return True
+
+
+def alive(pid: int) -> bool:
+    """True while the process runs; a zombie does not."""
+    if not _exists(pid):
+        return False
     try:
         state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
     except (OSError, IndexError):
-        return True
+        return _exists(pid)  # the system does not tell, or somebody buried the zombie just now
     return state not in (b"Z", b"X")
 
 

@@ -69,6 +69,22 @@ def test_a_zombie_is_not_alive(started: Started) -> None:
     assert process.returncode is None  # still uncollected: it was seen for what it is
 
 
+def test_a_zombie_that_is_buried_while_one_looks_is_not_alive(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread may wait for the process between the two looks that `alive` takes."""
+    process = run(started, WAIT)
+    read = Path.read_bytes
+
+    def buried(path: Path) -> bytes:
+        process.kill()
+        process.wait()
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", buried)
+    assert not alive(process.pid)
+
+
 @pytest.mark.parametrize("text", ["", "abc", "-1", "1", "0", "99999999999", "12 34"])
 def test_pid_files_with_anything_else_name_nobody(tmp_path: Path, text: str) -> None:
     path = tmp_path / "node.pid"
