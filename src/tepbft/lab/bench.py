@@ -162,11 +162,11 @@ class _Run:
         names = [f"client{number:02}" for number in range(options.clients)]
         count = options.generators
         limit_tps = self._limit(self._cost, live=False)
-        pipeline = options.outstanding_per_client(limit_tps / options.bundle if limit_tps else None)
+        limit = limit_tps / options.bundle if limit_tps else None
+        pipeline = options.outstanding_per_client(limit)
         budget_s = options.warmup_s + options.seconds
         wanted = options.rate / options.bundle * budget_s
-        if not options.rate:
-            limit = cores() / (options.nodes * max(1e-6, self._cost.verify_us * 1e-6))
+        if limit and not options.rate:
             wanted = limit * budget_s if options.transactions is None else limit * options.warmup_s
             wanted += (options.transactions or 0) / options.bundle
         if options.clients * pipeline < 64:
