@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from tepbft.cli.cluster import http_address
+from tepbft.cli.cluster import http_address, plain_http
 from tepbft.client.credentials import load_credentials
 from tepbft.client.events import Outcome
 from tepbft.client.receipt_file import MAX_FILE_BYTES, receipt_from_json
@@ -69,9 +69,7 @@ def submit_through(
     started = time.monotonic()
     deadline = started + timeout_s
     try:
-        with httpx.Client(
-            base_url=http_address(genesis.members[node]), timeout=timeout_s + _SPARE_S, trust_env=False
-        ) as http:
+        with plain_http(timeout_s + _SPARE_S, http_address(genesis.members[node])) as http:
             query = {"wait": "stable", "timeout_ms": str(int(timeout_s * 1000))}
             answer = http.post("/v1/requests", params=query, json=body)
             if answer.status_code not in (200, 202):

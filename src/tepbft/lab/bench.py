@@ -27,9 +27,10 @@ from tepbft.cli.lifecycle import lower_cluster
 from tepbft.cli.processes import kill, kill_started, node_pid
 from tepbft.errors import TepbftError
 from tepbft.lab.calibrate import SignatureCost, calibrate
+from tepbft.lab.companion import Companion, mean_us
 from tepbft.lab.histogram import Histogram
 from tepbft.lab.job import Job, Report, now_us
-from tepbft.lab.options import BenchOptions, check_options
+from tepbft.lab.options import SATURATING, BenchOptions, check_options
 from tepbft.lab.probe import Probe, Sample
 from tepbft.lab.result import BenchResult
 from tepbft.lab.starting import checked_plan, start_cluster
@@ -147,6 +148,7 @@ class _Run:
         self._views_before = 0
         self._killed: int | None = None
         self._problems: list[str] = []
+        self._verify_us: list[float] = []
         self._probe: Probe
 
     # --- up -----------------------------------------------------------------------------------
@@ -169,7 +171,7 @@ class _Run:
         if limit and not options.rate:
             wanted = limit * budget_s if options.transactions is None else limit * options.warmup_s
             wanted += (options.transactions or 0) / options.bundle
-        if options.clients * pipeline < 64:
+        if options.clients * pipeline < SATURATING:
             wanted = min(wanted, 2000 * budget_s)  # a few closed loops wait most of the time
         each = int(min(wanted * PREPARE_MARGIN, MAX_PREPARED) / options.clients) + 1
         prepare = 0 if options.scheme in LIVE_SCHEMES else each
@@ -199,6 +201,14 @@ class _Run:
         jobs = self._jobs()
         self._tell(f"signing {sum(job.prepare * len(job.clients) for job in jobs):,} requests in advance")
         processes: list[asyncio.subprocess.Process] = []
+        scheme = self.options.scheme
+        beside = scheme if self.options.saturating and scheme not in LIVE_SCHEMES else None
+        async with Companion(beside, self.options.nodes) as companion:
+            await self._load(jobs, processes, companion)
+
+    async def _load(
+        self, jobs: list[Job], processes: list[asyncio.subprocess.Process], companion: Companion
+    ) -> None:
         try:
             for job in jobs:
                 await self._spawn(job, processes)
@@ -213,7 +223,7 @@ class _Run:
                 await process.stdin.drain()
             budget_s = self.options.warmup_s + self.options.seconds + self.options.drain_s + REPORT_SLACK_S
             async with asyncio.timeout(budget_s):
-                await self._watch(processes)
+                await self._watch(processes, companion)
         except TimeoutError:
             raise TepbftError(
                 "load generator", "it did not report in time", "Look into the nodes' logs."
@@ -252,9 +262,10 @@ class _Run:
             raise TepbftError("load generator", f"it said {found['event']}, not {event}", "Report this.")
         return found
 
-    async def _watch(self, processes: list[asyncio.subprocess.Process]) -> None:
+    async def _watch(self, processes: list[asyncio.subprocess.Process], companion: Companion) -> None:
         for process in processes:
             await self._expect(process, "begin")
+        companion.begin()
         self._before = await asyncio.to_thread(self._probe.sample)
         self._views_before = _view_changes(await asyncio.to_thread(self._correct_statuses))
         started_s = time.monotonic()
@@ -266,6 +277,7 @@ class _Run:
             for process in processes:
                 await self._expect(process, "end")
             self._after = await asyncio.to_thread(self._probe.sample)
+            self._verify_us = await companion.end()
             self._tell("draining")
             for process in processes:
                 report = await self._expect(process, "report")
@@ -328,6 +340,7 @@ class _Run:
         window_s = sum(report.window_s for report in reports) / len(reports)
         replicas = len(options.correct)
         live = sum(report.signed_live for report in reports) if options.scheme not in LIVE_SCHEMES else 0
+        calibrated, cost = cost, SignatureCost(mean_us(self._verify_us, cost.verify_us), cost.sign_us)
         limit = self._limit(cost, live > 0)
         tps = committed / window_s
         used, trusted = self._cpu()
@@ -343,6 +356,8 @@ class _Run:
             limit_tps=round(limit, 1) if limit else None,
             ratio=round(tps / limit, 4) if limit else None,
             t_verify_us=round(cost.verify_us, 3),
+            t_verify_around_us=round(calibrated.verify_us, 3),
+            t_verify_range_us=[round(of(self._verify_us, default=0.0), 3) for of in (min, max)],
             t_sign_us=round(cost.sign_us, 3),
             signed_live=live,
             cpu_us_per_tx_per_replica=round(used * 1e6 / committed / replicas, 3),

@@ -3,7 +3,8 @@
     python -m tepbft.lab.calibrate SCHEME NODES SECONDS
 
 A machine that runs one verification per core at once is slower at each than an idle one (shared caches,
-lower clocks). The limit uses the time under load, taken in the same run, before and after it.
+lower clocks). So the limit takes the time under load: before a run, after it, and for a peak during it
+(`lab.companion`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from statistics import median
 
 import msgspec
@@ -33,32 +35,46 @@ class SignatureCost(Struct, frozen=True):
     sign_us: float
 
 
+class Workbench:
+    """Requests of one client, to sign and to verify as a node does it."""
+
+    def __init__(self, scheme_name: str, nodes: int) -> None:
+        scheme = scheme_named(scheme_name)
+        credentials = new_credentials(scheme_name, "calibration")
+        self._client = credentials.client
+        keys = None
+        if scheme.node_mac_keys is not None:
+            keys = {self._client: scheme.node_mac_keys(credentials.secret, self._client, 0)}
+        self._verifier = scheme.verifier([credentials.registration()], node=0, mac_keys=keys)
+        self._signer = scheme.signer(credentials.secret, nodes)
+        self._digests = [request_digest(bytes(32), self._client, 1, seq, bytes(100)) for seq in range(BATCH)]
+
+    def sign(self) -> list[Request]:
+        """`BATCH` requests, signed now."""
+        auths = [self._signer.sign(digest) for digest in self._digests]
+        return [Request(self._client, 1, seq, b"", auth) for seq, auth in enumerate(auths)]
+
+    def verify(self, requests: Sequence[Request], first: int = 0) -> None:
+        """Verify some of those: of the `first` one and what follows it. TepbftError if one is not good."""
+        if self._verifier.verify(self._digests[first : first + len(requests)], requests):
+            raise TepbftError("calibration", "a good signature did not verify", "Check the installation.")
+
+
 def measure(scheme_name: str, nodes: int, seconds: float, begin_s: float) -> SignatureCost:
     """On this core: a batch at a time, the median of the batches. Begins at `begin_s` (monotonic)."""
-    scheme = scheme_named(scheme_name)
-    credentials = new_credentials(scheme_name, "calibration")
-    chain_id = bytes(32)
-    keys = None
-    if scheme.node_mac_keys is not None:
-        keys = {credentials.client: scheme.node_mac_keys(credentials.secret, credentials.client, 0)}
-    verifier = scheme.verifier([credentials.registration()], node=0, mac_keys=keys)
-    signer = scheme.signer(credentials.secret, nodes)
-    digests = [request_digest(chain_id, credentials.client, 1, seq, bytes(100)) for seq in range(BATCH)]
+    bench = Workbench(scheme_name, nodes)
     time.sleep(max(0.0, begin_s - time.monotonic()))
     signing: list[float] = []
     verifying: list[float] = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(verifying) < 3:
         started = time.perf_counter()
-        auths = [signer.sign(digest) for digest in digests]
-        signed = time.perf_counter()
-        requests = [Request(credentials.client, 1, seq, b"", auth) for seq, auth in enumerate(auths)]
+        requests = bench.sign()
         checked = time.perf_counter()
         for _ in range(4):
-            if verifier.verify(digests, requests):
-                raise TepbftError("calibration", "a good signature did not verify", "Check the installation.")
+            bench.verify(requests)
         verifying.append((time.perf_counter() - checked) / (4 * BATCH) * 1e6)
-        signing.append((signed - started) / BATCH * 1e6)
+        signing.append((checked - started) / BATCH * 1e6)
     return SignatureCost(median(verifying), median(signing))
 
 

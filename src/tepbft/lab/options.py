@@ -15,6 +15,8 @@ from tepbft.types import MAX_NODES, MAX_OPERATION_BYTES
 MOST_PIPELINE, LEAST_PIPELINE, WAITING_S = 128, 16, 0.32
 """By default clients keep as many requests waiting as the limit lets through in `WAITING_S`, within these
 bounds for each: enough for full blocks, and not so many that nodes would decline them."""
+SATURATING = 64
+"""Closed loops with fewer requests under way wait most of the time."""
 MAX_SECONDS = 24 * 3600
 BUNDLE_OVERHEAD_BYTES = 16
 """What one more operation adds to a bundle beside its payload, at most."""
@@ -71,6 +73,11 @@ class BenchOptions(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             return 1
         share = MOST_PIPELINE if limit_per_s is None else int(limit_per_s * WAITING_S / self.clients)
         return max(LEAST_PIPELINE, min(MOST_PIPELINE, share))
+
+    @property
+    def saturating(self) -> bool:
+        """True if the load is meant to keep the cores busy."""
+        return not self.rate and self.clients * self.outstanding_per_client(None) >= SATURATING
 
     @property
     def byzantine_nodes(self) -> int:

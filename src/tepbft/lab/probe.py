@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from tepbft.cli.cluster import NodeFolder, http_address
+from tepbft.cli.cluster import NodeFolder, http_address, plain_http
 from tepbft.cli.processes import node_pid
 from tepbft.errors import TepbftError
 from tepbft.lab.usage import folder_bytes, node_usage, usage
@@ -57,7 +57,8 @@ class Probe:
 
     def _count_messages(self, folder: NodeFolder, into: Sample) -> None:
         try:
-            text = httpx.get(http_address(folder.member) + "/metrics", timeout=_TIMEOUT_S).text
+            with plain_http(_TIMEOUT_S) as http:
+                text = http.get(http_address(folder.member) + "/metrics").text
         except httpx.HTTPError:
             return
         totals = {"tepbft_messages": 0, "tepbft_message_bytes": 1}

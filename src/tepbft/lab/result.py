@@ -24,6 +24,12 @@ class BenchResult(Struct, frozen=True, kw_only=True):
     ratio: float | None
     """tps / limit_tps."""
     t_verify_us: float
+    """Under the load of the run where that saturates the cores, otherwise before and after it."""
+    t_verify_around_us: float = 0.0
+    """Before and after the run, with every core busy verifying."""
+    t_verify_range_us: list[float] = []
+    """Least and greatest sample of `t_verify_us` under load: a wide range says that the machine changed
+    its speed; zeros where it was not measured under load."""
     t_sign_us: float
     signed_live: int
     cpu_us_per_tx_per_replica: float

@@ -38,7 +38,7 @@ class Watch:
         self._members = members
         self._decoder = msgspec.json.Decoder(NodeStatus)
         self._configuration = msgspec.json.Decoder(_Configuration)
-        self._http = httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False)
+        self._http = httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False, verify=False)
 
     async def __aenter__(self) -> Watch:
         return self

@@ -1,0 +1,126 @@
+"""How long one signature takes while the cluster is under load, which is when it matters.
+
+    python -m tepbft.lab.companion SCHEME NODES
+
+The speed of a shared machine changes within seconds, and what was measured before and after a run need
+not hold in between. So a process verifies a few signatures four times a second beside the nodes, on cores
+that they keep busy, for which it takes less than a hundredth of one core. It says `ready`, begins and
+ends with a line on standard input, and then prints the microseconds of each sample.
+
+A sample is the median of several short parts, each by the clock of the thread, after as many signatures
+that do not count: so neither waiting for a core nor caches that others filled are taken for verification.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from statistics import fmean, median
+from types import TracebackType
+
+import msgspec
+
+from tepbft.core.block import Request
+from tepbft.lab.calibrate import Workbench
+
+INTERVAL_S = 0.25
+WARM, PARTS, PART = 32, 3, 16
+"""Signatures before a sample that do not count; parts of a sample, and signatures of a part."""
+TIMEOUT_S = 30.0
+
+
+def sample(bench: Workbench, requests: Sequence[Request]) -> float:
+    """Microseconds of one core per signature, here and now."""
+    bench.verify(requests[:WARM])
+    parts = []
+    for first in range(0, PARTS * PART, PART):
+        part = requests[first : first + PART]
+        started = time.thread_time_ns()
+        bench.verify(part, first)
+        parts.append((time.thread_time_ns() - started) / PART / 1000)
+    return median(parts)
+
+
+def main() -> int:
+    """The process; exit code 0."""
+    bench = Workbench(sys.argv[1], int(sys.argv[2]))
+    requests = bench.sign()
+    sample(bench, requests)
+    print("ready", flush=True)
+    samples: list[float] = []
+    if sys.stdin.buffer.readline():
+        while not select.select([sys.stdin], [], [], INTERVAL_S)[0]:
+            samples.append(sample(bench, requests))
+    print(msgspec.json.encode(samples).decode(), flush=True)
+    return 0
+
+
+class Companion:
+    """The process, from outside; an async context manager. Without it (`scheme` is None) or if it
+    fails, `end` finds nothing: what was measured before and after the run has to do."""
+
+    def __init__(self, scheme: str | None, nodes: int) -> None:
+        self._arguments = (scheme, str(nodes)) if scheme is not None else None
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def __aenter__(self) -> Companion:
+        if self._arguments is not None:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                __name__,
+                *self._arguments,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                start_new_session=True,
+            )
+            await self._line()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        process = self._process
+        if process is not None and process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+    async def _line(self) -> bytes:
+        assert self._process is not None and self._process.stdout is not None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(TIMEOUT_S):
+                return await self._process.stdout.readline()
+        return b""
+
+    def _tell(self) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.write(b"\n")
+
+    def begin(self) -> None:
+        """The window begins."""
+        self._tell()
+
+    async def end(self) -> list[float]:
+        """The window is over: microseconds per signature of every sample in it."""
+        if self._process is None:
+            return []
+        self._tell()
+        try:
+            return msgspec.json.decode(await self._line(), type=list[float])
+        except msgspec.MsgspecError:
+            return []
+
+
+def mean_us(samples: Sequence[float], otherwise: float) -> float:
+    """What the limit takes: the mean over the window, as throughput is one; `otherwise` without samples."""
+    return fmean(samples) if samples else otherwise
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""What the limit is made of is measured under the load of the run itself."""
+
+import asyncio
+import ssl
+import sys
+
+import pytest
+
+from tepbft.cli.cluster import plain_http
+from tepbft.lab import companion
+from tepbft.lab.calibrate import Workbench
+from tepbft.lab.companion import Companion, mean_us, sample
+from tepbft.lab.options import BenchOptions
+
+
+async def _samples(scheme: str | None, wait_s: float) -> tuple[list[float], int | None]:
+    async with Companion(scheme, 3) as beside:
+        beside.begin()
+        await asyncio.sleep(wait_s)
+        found = await beside.end()
+        process = beside._process
+    return found, process.returncode if process is not None else None
+
+
+async def test_it_measures_from_begin_to_end() -> None:
+    found, code = await _samples("secp256k1", 4 * companion.INTERVAL_S)
+    assert 1 <= len(found) <= 5
+    assert all(5 < us < 5000 for us in found), found
+    assert code is not None, "no process stays"
+
+
+async def test_a_scheme_without_signatures_needs_no_process() -> None:
+    assert await _samples(None, 0.01) == ([], None)
+
+
+async def test_a_process_that_fails_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    found, code = await _samples("secp256k1", 0.01)
+    assert found == []
+    assert code == 1
+
+
+@pytest.mark.parametrize("scheme", ["secp256k1", "ed25519", "p256", "mac"])
+def test_one_sample_verifies_good_signatures_only(scheme: str) -> None:
+    bench = Workbench(scheme, 3)
+    assert sample(bench, bench.sign()) > 0
+
+
+def test_the_limit_takes_the_mean_and_without_samples_what_was_measured_around() -> None:
+    assert mean_us([20.0, 30.0], 99.0) == 25.0
+    assert mean_us([], 99.0) == 99.0
+
+
+def test_only_a_load_that_keeps_the_cores_busy_is_measured_beside() -> None:
+    assert BenchOptions().saturating
+    assert not BenchOptions(clients=1).saturating
+    assert not BenchOptions(rate=1000).saturating
+
+
+def test_asking_a_node_does_not_read_the_certificates_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That took more processor time in the window than all else that watches a benchmark."""
+
+    def refuse(*args: object, **options: object) -> None:
+        raise AssertionError("certificates were read")
+
+    monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", refuse)
+    monkeypatch.setattr(ssl.SSLContext, "load_default_certs", refuse)
+    plain_http(1.0).close()
