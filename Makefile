@@ -26,7 +26,9 @@ help:
 	@echo 'make spec    the Quint specification: types, named traces, a short random slice (needs npm)'
 	@echo 'make clean   remove the virtual environment and caches'
 
-$(READY): pyproject.toml
+NATIVE := setup.py $(wildcard src/tepbft/native/*.[ch])
+
+$(READY): pyproject.toml $(NATIVE)
 	@test -x $(BIN)/python || tools/venv.sh $(VENV) $(PYTHON)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@

@@ -27,7 +27,8 @@ _PARTS = _VALUES | {"crypto", "execution", "mempool", "seal"}
 MAY_IMPORT: dict[str, set[str]] = {
     "types": set(),
     "errors": set(),
-    "core": _GROUND | {"core", "crypto", "wire"} | PORTS,
+    "native": {"native"},
+    "core": _GROUND | {"core", "crypto", "wire", "native"} | PORTS,
     "wire": _GROUND | {"core"},
     "crypto": _VALUES | {"crypto"},
     "mempool": _VALUES | {"crypto", "mempool"},

@@ -26,6 +26,7 @@ MAX_WINDOW = 256
 MAX_OPERATION_BYTES = 1 << 18
 MAX_BLOCK_BYTES = 4 << 20
 MAX_BLOCK_REQUESTS = 16384
+MAX_AUTHENTICATOR_BYTES = 16 * MAX_NODES
 MAX_CHUNK_BYTES = 1 << 20
 MAX_FRAME_BYTES = 16 << 20
 """A frame on any socket is refused above this before its body is read."""
@@ -41,7 +42,7 @@ TcId: TypeAlias = Annotated[bytes, Meta(min_length=16, max_length=16)]
 ClientId: TypeAlias = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Signature: TypeAlias = Annotated[bytes, Meta(max_length=80)]
 """A trusted component's (P-256, DER) or a node's (Ed25519) signature."""
-Authenticator: TypeAlias = Annotated[bytes, Meta(max_length=16 * MAX_NODES)]
+Authenticator: TypeAlias = Annotated[bytes, Meta(max_length=MAX_AUTHENTICATOR_BYTES)]
 """What a client attaches to a request: a signature, a MAC vector, or nothing."""
 PublicKey: TypeAlias = Annotated[bytes, Meta(max_length=160)]
 

@@ -55,6 +55,12 @@ def verification_line(statuses: Sequence[NodeStatus | None]) -> str:
     return "verification: " + ", ".join(f"node{node} {mode}" for node, mode in found.items())
 
 
+def without_extension_line(statuses: Sequence[NodeStatus | None]) -> str:
+    """Which nodes do without the compiled extension, in one line; empty if all that answer have it."""
+    names = [f"node{status.node}" for status in statuses if status is not None and not status.extension]
+    return f"without the compiled extension, which saves time: {', '.join(names)}" if names else ""
+
+
 def show_cluster(cluster: Cluster, statuses: Sequence[NodeStatus | None], verdict: Verdict) -> None:
     """The table and the verdict, for a person."""
     console = page()
@@ -63,6 +69,8 @@ def show_cluster(cluster: Cluster, statuses: Sequence[NodeStatus | None], verdic
     console.print(f"[{colour}]{verdict.state}[/{colour}]: {escape(verdict.text)}", soft_wrap=True)
     if how := verification_line(statuses):
         console.print(escape(how), soft_wrap=True)
+    if slower := without_extension_line(statuses):
+        console.print(slower, soft_wrap=True)
     if verdict.state == LOST:
         return  # what each node hopes for is of no use then
     for status in statuses:

@@ -9,7 +9,6 @@ The chain is built over executed headers, which are what CHECKPOINTs sign.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from hashlib import sha256
 from typing import Annotated
 
@@ -34,9 +33,9 @@ from tepbft.types import (
 NORMAL, NULL, CONFIG = 0, 1, 2
 """Block kinds: client requests; a gap filled by a view change; one configuration change, alone."""
 
-_REQUEST_PREFIX = b"TEP1/REQ"
+REQUEST_PREFIX = b"TEP1/REQ"
 _REQUEST_HEAD = struct.Struct("<QQI")
-_REQUEST_START = struct.Struct("<40s16sQQI")
+REQUEST_START = struct.Struct("<40s16sQQI")
 """All of a request's preimage but the operation: prefix and chain, client, head."""
 _BLOCK_HEAD = struct.Struct("<IQBQI")
 _HEADER_HEAD = struct.Struct("<QQ")
@@ -55,19 +54,13 @@ class Request(Struct, array_like=True, frozen=True, gc=False):
 def request_digest(chain_id: bytes, client: bytes, session: int, seq: int, op: bytes) -> bytes:
     """The 32 bytes that a client signs and by which replies name the request (A3.1)."""
     return sha256(
-        _REQUEST_PREFIX + chain_id + client + _REQUEST_HEAD.pack(session, seq, len(op)) + op
+        REQUEST_PREFIX + chain_id + client + _REQUEST_HEAD.pack(session, seq, len(op)) + op
     ).digest()
 
 
 def digest_of(chain_id: bytes, request: Request) -> bytes:
     """`request_digest` of a decoded request."""
     return request_digest(chain_id, request.client, request.session, request.seq, request.op)
-
-
-def request_digests(chain_id: bytes, requests: Sequence[Request]) -> list[bytes]:
-    """`digest_of` each, in order."""
-    prefix, pack = _REQUEST_PREFIX + chain_id, _REQUEST_START.pack
-    return [sha256(pack(prefix, r.client, r.session, r.seq, len(r.op)) + r.op).digest() for r in requests]
 
 
 _RequestList = Annotated[list[Request], Meta(max_length=MAX_BLOCK_REQUESTS)]

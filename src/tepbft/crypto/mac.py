@@ -18,6 +18,7 @@ from hmac import compare_digest
 
 from tepbft.core.block import Request
 from tepbft.core.configuration import RegisteredClient
+from tepbft.core.requests import signed
 from tepbft.crypto.registered import decode_keys
 from tepbft.errors import TepbftError
 
@@ -95,13 +96,13 @@ class Verifier:
         what they contain."""
         states, at = self._states, self._at
         bad: list[int] = []
-        for index, (digest, request) in enumerate(zip(digests, requests, strict=True)):
-            state = states.get(request.client)
-            if state is None or len(request.auth) % MAC_BYTES:
+        for index, (client, digest, auth) in enumerate(signed(requests, digests)):
+            state = states.get(client)
+            if state is None or len(auth) % MAC_BYTES:
                 bad.append(index)
                 continue
             hasher = state.copy()
             hasher.update(digest)
-            if not compare_digest(hasher.digest(), request.auth[at : at + MAC_BYTES]):
+            if not compare_digest(hasher.digest(), auth[at : at + MAC_BYTES]):
                 bad.append(index)
         return bad

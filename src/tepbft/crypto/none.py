@@ -11,6 +11,7 @@ from hashlib import sha256
 
 from tepbft.core.block import Request
 from tepbft.core.configuration import RegisteredClient
+from tepbft.core.requests import signed
 from tepbft.crypto.registered import decode_keys
 
 
@@ -53,5 +54,7 @@ class Verifier:
         """Indices of requests of unknown clients, or with bytes attached."""
         clients = self._clients
         return [
-            index for index, request in enumerate(requests) if request.auth or request.client not in clients
+            index
+            for index, (client, _, auth) in enumerate(signed(requests, digests))
+            if auth or client not in clients
         ]

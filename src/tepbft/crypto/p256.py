@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tepbft.core.block import Request
 from tepbft.core.configuration import RegisteredClient
+from tepbft.core.requests import signed
 from tepbft.crypto.registered import decode_keys
 
 SIGNATURE_BYTES = 64
@@ -97,8 +98,8 @@ class Verifier:
         """Indices of requests that are not their client's; never raises for what they contain."""
         keys = self._keys
         bad: list[int] = []
-        for index, (digest, request) in enumerate(zip(digests, requests, strict=True)):
-            key = keys.get(request.client)
-            if key is None or not verify_p256(key, digest, request.auth):
+        for index, (client, digest, auth) in enumerate(signed(requests, digests)):
+            key = keys.get(client)
+            if key is None or not verify_p256(key, digest, auth):
                 bad.append(index)
         return bad

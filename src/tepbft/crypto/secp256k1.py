@@ -17,6 +17,7 @@ from coincurve.context import GLOBAL_CONTEXT
 
 from tepbft.core.block import Request
 from tepbft.core.configuration import RegisteredClient
+from tepbft.core.requests import signed
 from tepbft.crypto.registered import decode_keys
 
 SIGNATURE_BYTES = 64
@@ -83,9 +84,8 @@ class Verifier:
         parse, check = lib.secp256k1_ecdsa_signature_parse_compact, lib.secp256k1_ecdsa_verify
         raw = ffi.new("secp256k1_ecdsa_signature *")  # per call, not per verifier: see above
         bad: list[int] = []
-        for index, (digest, request) in enumerate(zip(digests, requests, strict=True)):
-            key = keys.get(request.client)
-            auth = request.auth
+        for index, (client, digest, auth) in enumerate(signed(requests, digests)):
+            key = keys.get(client)
             if (
                 key is None
                 or len(auth) != SIGNATURE_BYTES  # libsecp256k1 reads 64 bytes, whatever is there

@@ -27,6 +27,7 @@ from tepbft.core.block import (
     Request,
 )
 from tepbft.core.receipt_tree import receipts_root
+from tepbft.core.requests import operations
 from tepbft.crypto.hash import digest as hash_parts
 from tepbft.errors import ContractBroken, OperationRefused
 from tepbft.execution.client_table import Answer, ClientTable
@@ -218,8 +219,7 @@ class Executor:
         retired: set[int] = set()
         lanes, take_up, apply = self._table.lanes, self._table.take_up, self._apply
         room = MAX_BLOCK_RESULT_BYTES
-        for request, digest in zip(requests, digests, strict=True):
-            client, session, seq = request.client, request.session, request.seq
+        for client, session, seq, operation, digest in operations(requests, digests):
             lane = lanes.get(client)
             if lane is not None and lane.expected == seq and lane.session == session:
                 lane.expected = seq + 1
@@ -234,7 +234,7 @@ class Executor:
                     retired.add(len(receipts))
             else:
                 context.client = client
-                status, result = apply(context, request.op, room)
+                status, result = apply(context, operation, room)
                 if status == OK:
                     room -= len(result)
                 answers.append((seq, digest, status, result))

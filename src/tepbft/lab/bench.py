@@ -388,6 +388,7 @@ class _Run:
             cores=cores(),
             machine=machine(),
             verification=status.verification if status is not None else "inline",
+            extension=status is not None and status.extension,
             errors=[*self._problems, *(error for report in reports for error in report.errors)],
             started_at=self._started_at,
             commit=current_commit(),

@@ -71,6 +71,8 @@ class BenchResult(Struct, frozen=True, kw_only=True):
     cores: int
     machine: dict[str, Any]
     verification: str
+    extension: bool = False
+    """Whether the nodes used the compiled extension."""
     errors: list[str]
     started_at: str
     commit: str

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from msgspec import Struct
 
 from tepbft.core.block import Request
+from tepbft.core.requests import content_bytes
 from tepbft.mempool.entry import REQUEST_OVERHEAD_BYTES, Client, Entry, Key, Prepared, key_of, size_of
 from tepbft.mempool.options import MempoolOptions
 from tepbft.mempool.rate import ExecutionRate
@@ -170,7 +171,7 @@ class Mempool:
                 known = entries.get((request.client, request.session, request.seq))
                 if known is not None:
                     self._set_in_flight(known)
-        size = sum(map(size_of, requests))
+        size = content_bytes(requests) + REQUEST_OVERHEAD_BYTES * len(requests)
         if self._prepared + len(requests) > options.prepared_capacity:
             return
         if self._bytes + size > options.capacity_bytes:

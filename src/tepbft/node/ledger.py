@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tepbft.core.admission import OperatorSignature
-from tepbft.core.block import CONFIG, NORMAL, NULL, Block, Header, Request, decode_body, request_digests
+from tepbft.core.block import CONFIG, NORMAL, NULL, Block, Header, Request
 from tepbft.core.certificates import CheckpointCertificate
 from tepbft.core.configuration import (
     Configuration,
@@ -19,6 +19,7 @@ from tepbft.core.configuration import (
 )
 from tepbft.core.events import Effects, InstallState, Notice, ReplaceState, SaveSnapshot
 from tepbft.core.links import stored_link
+from tepbft.core.requests import open_body
 from tepbft.core.verification import Verifier
 from tepbft.crypto.port import RequestVerifier
 from tepbft.errors import PeerFault
@@ -36,7 +37,7 @@ class Decoded:
 
     __slots__ = ("digests", "requests")
 
-    def __init__(self, requests: list[Request], digests: list[bytes]) -> None:
+    def __init__(self, requests: Sequence[Request], digests: Sequence[bytes]) -> None:
         self.requests = requests
         self.digests = digests
 
@@ -117,18 +118,19 @@ class Ledger:
         found = self._decode(block)
         unverified = self._mempool.unverified(found.requests, found.digests)
         if unverified:
-            bad = self._requests.verify(
-                [found.digests[i] for i in unverified], [found.requests[i] for i in unverified]
-            )
+            digests, requests = found.digests, found.requests
+            if len(unverified) < len(requests):
+                digests, requests = [digests[i] for i in unverified], [requests[i] for i in unverified]
+            bad = self._requests.verify(digests, requests)
             if bad:
                 raise PeerFault("bad_client_signature", f"request {unverified[bad[0]]} of the block")
         self._decoded[digest] = found
 
     def _decode(self, block: Block) -> Decoded:
-        requests = decode_body(block.body)
+        requests, digests = open_body(self.chain_id, block.body)
         if len(requests) != block.count or not requests:
             raise PeerFault("malformed_block", f"{len(requests)} requests, announced {block.count}")
-        return Decoded(requests, request_digests(self.chain_id, requests))
+        return Decoded(requests, digests)
 
     def proposed(self, digest: bytes, requests: list[Request], digests: list[bytes]) -> None:
         """This node sealed the block itself: nothing to decode or verify again."""

@@ -20,7 +20,6 @@ from tepbft.core.block import (
     Request,
     encode_body,
     genesis_header,
-    request_digests,
 )
 from tepbft.core.configuration import Configuration, Genesis
 from tepbft.core.events import (
@@ -37,6 +36,7 @@ from tepbft.core.events import (
     Tick,
 )
 from tepbft.core.options import NodeOptions
+from tepbft.core.requests import request_digests
 from tepbft.core.verification import NodeSigner, Verifier
 from tepbft.crypto.port import RequestVerifier
 from tepbft.execution.client_table import EXECUTE

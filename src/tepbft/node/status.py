@@ -48,3 +48,5 @@ class NodeStatus(Struct, frozen=True):
     verification: str = "inline"
     """How signatures of clients are verified: `inline`, `3 threads`, `6 workers`. The core does not know:
     whoever runs it fills this in."""
+    extension: bool = False
+    """Whether the compiled loops of `tepbft.native` are in use; filled in likewise."""

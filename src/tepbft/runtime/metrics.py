@@ -132,8 +132,8 @@ class _Scrape(Collector):
         yield phase
         yield InfoMetricFamily(
             "tepbft_verification",
-            "How signatures of clients are verified.",
-            value={"mode": status.verification},
+            "How signatures of clients are verified; whether the compiled extension is in use.",
+            value={"mode": status.verification, "extension": str(status.extension).lower()},
         )
         counters = GaugeMetricFamily("tepbft_node_counter", "The node's own counters.", labels=["name"])
         for key, value in sorted(status.counters.items()):

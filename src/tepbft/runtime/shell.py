@@ -30,6 +30,7 @@ from tepbft.core.events import (
     TcAnswered,
     Tick,
 )
+from tepbft.core.requests import EXTENSION
 from tepbft.errors import ContractBroken, PeerFault, TepbftError, TrustedRefusal
 from tepbft.node.status import NodeStatus
 from tepbft.runtime.bridge import Bridge
@@ -399,13 +400,15 @@ class Shell:
 
     def status(self) -> NodeStatus:
         """The node's status, with what only the shell knows."""
-        status, how = self.core.node.status(self._clock.now_ms()), self._verification()
-        if not self.trouble:
-            return msgspec.structs.replace(status, verification=how)
-        phase = "halted" if self._full else "silent"
-        return msgspec.structs.replace(
-            status, phase=phase, heals=self._lost, verdict=self.trouble, verification=how
+        status = msgspec.structs.replace(
+            self.core.node.status(self._clock.now_ms()),
+            verification=self._verification(),
+            extension=EXTENSION,
         )
+        if not self.trouble:
+            return status
+        phase = "halted" if self._full else "silent"
+        return msgspec.structs.replace(status, phase=phase, heals=self._lost, verdict=self.trouble)
 
     async def _pause(self, seconds: float) -> None:
         """Until something arrives, or for that long (just that long, while the node stands still)."""

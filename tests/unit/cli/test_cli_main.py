@@ -16,7 +16,7 @@ from tepbft.cli.cluster import MAX_STATUS_BYTES, Cluster, fetch_status, read_gen
 from tepbft.cli.creation import Plan, member_of, new_genesis, new_node_secrets
 from tepbft.cli.main import run
 from tepbft.cli.rebirth import _take_place, prepared
-from tepbft.cli.tables import emit_cluster, show_cluster, verification_line
+from tepbft.cli.tables import emit_cluster, show_cluster, verification_line, without_extension_line
 from tepbft.cli.verdict import judge
 from tepbft.core.configuration import Genesis, encode_genesis
 from tepbft.errors import TepbftError
@@ -142,6 +142,10 @@ def test_tables_fit_on_80_columns_and_records_are_lines(
     statuses[2] = msgspec.structs.replace(a_status(genesis, 2), verification="3 threads")
     assert verification_line(statuses) == "verification: node0 inline, node2 3 threads"
     assert verification_line([None]) == ""
+    with_it = [msgspec.structs.replace(status, extension=True) for status in statuses if status is not None]
+    assert without_extension_line([None, *with_it]) == ""
+    with_it[1] = msgspec.structs.replace(with_it[1], extension=False)
+    assert without_extension_line(with_it).endswith(f": node{with_it[1].node}")
 
 
 class Answering(http.server.BaseHTTPRequestHandler):

@@ -1,0 +1,126 @@
+"""Requests of a block on their way through a node: opened, checked, executed, many at a time.
+
+A node holds thousands of requests between their arrival and their execution, and touches each of them
+several times, with everything else that the processor does in between. As objects they are a kilobyte
+each that comes from far away every time. So where the extension is at hand (`tepbft.native`, ADR 0018) a
+body stays bytes, with one table beside it, and objects live as long as they are looked at. Otherwise it
+is a list of `Request`. Both are sequences; what goes through all of them uses the functions here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from typing import TypeAlias
+
+from tepbft.core.block import REQUEST_PREFIX, REQUEST_START, Request, decode_body
+from tepbft.errors import PeerFault
+from tepbft.native import AVAILABLE, native
+from tepbft.types import MAX_AUTHENTICATOR_BYTES, MAX_BLOCK_REQUESTS, MAX_OPERATION_BYTES
+
+Signed: TypeAlias = tuple[bytes, bytes, bytes]
+"""(client, request digest, authenticator)."""
+Operation: TypeAlias = tuple[bytes, int, int, bytes, bytes]
+"""(client, session, seq, operation, request digest)."""
+
+
+class Plain:
+    """Requests as objects, in lists."""
+
+    @staticmethod
+    def open_body(chain_id: bytes, body: bytes) -> tuple[Sequence[Request], Sequence[bytes]]:
+        """Every request decoded, then hashed."""
+        requests = decode_body(body)
+        return requests, Plain.request_digests(chain_id, requests)
+
+    @staticmethod
+    def request_digests(chain_id: bytes, requests: Sequence[Request]) -> list[bytes]:
+        """A `sha256` object for each."""
+        prefix, pack = REQUEST_PREFIX + chain_id, REQUEST_START.pack
+        return [sha256(pack(prefix, r.client, r.session, r.seq, len(r.op)) + r.op).digest() for r in requests]
+
+    @staticmethod
+    def signed(requests: Sequence[Request], digests: Sequence[bytes]) -> Iterable[Signed]:
+        """A tuple for each."""
+        return [(r.client, digest, r.auth) for r, digest in zip(requests, digests, strict=True)]
+
+    @staticmethod
+    def operations(requests: Sequence[Request], digests: Sequence[bytes]) -> Iterable[Operation]:
+        """A tuple for each."""
+        return [
+            (r.client, r.session, r.seq, r.op, digest) for r, digest in zip(requests, digests, strict=True)
+        ]
+
+    @staticmethod
+    def content_bytes(requests: Sequence[Request]) -> int:
+        """The sum over all."""
+        return sum([len(r.op) + len(r.auth) for r in requests])
+
+
+class Native:
+    """Requests in the table that the extension makes of a body."""
+
+    @staticmethod
+    def open_body(chain_id: bytes, body: bytes) -> tuple[Sequence[Request], Sequence[bytes]]:
+        """One pass over the body; refuses what `decode_body` refuses."""
+        limits = MAX_BLOCK_REQUESTS, MAX_OPERATION_BYTES, MAX_AUTHENTICATOR_BYTES
+        try:
+            batch = native.open_body(REQUEST_PREFIX + chain_id, body, Request, *limits)
+        except ValueError as error:
+            raise PeerFault("malformed_block", str(error)) from None
+        return batch, batch.digests
+
+    @staticmethod
+    def request_digests(chain_id: bytes, requests: Sequence[Request]) -> list[bytes]:
+        """In one call; the requests are objects or a table."""
+        return native.request_digests(REQUEST_PREFIX + chain_id, requests)
+
+    @staticmethod
+    def signed(requests: Sequence[Request], digests: Sequence[bytes]) -> Iterable[Signed]:
+        """Each tuple is made when it is reached; requests are objects or a table."""
+        return native.with_authenticators(requests, digests)
+
+    @staticmethod
+    def operations(requests: Sequence[Request], digests: Sequence[bytes]) -> Iterable[Operation]:
+        """Each tuple is made when it is reached; requests are objects or a table."""
+        return native.with_operations(requests, digests)
+
+    @staticmethod
+    def content_bytes(requests: Sequence[Request]) -> int:
+        """Read off the table."""
+        if isinstance(requests, native.Batch):
+            return requests.content_bytes
+        return Plain.content_bytes(requests)
+
+
+WAYS: tuple[type[Plain] | type[Native], ...] = (Plain, Native) if AVAILABLE else (Plain,)
+"""What there is here; the last is taken."""
+_way = WAYS[-1]
+EXTENSION = AVAILABLE
+"""Whether that is the extension."""
+
+
+def open_body(chain_id: bytes, body: bytes) -> tuple[Sequence[Request], Sequence[bytes]]:
+    """The requests in a NORMAL block's body, and their digests, in order; PeerFault if it is malformed,
+    too long or not canonical. Pass the two on together: they may be views of one table."""
+    return _way.open_body(chain_id, body)
+
+
+def request_digests(chain_id: bytes, requests: Sequence[Request]) -> list[bytes]:
+    """`block.digest_of` each, in order."""
+    return _way.request_digests(chain_id, requests)
+
+
+def signed(requests: Sequence[Request], digests: Sequence[bytes]) -> Iterable[Signed]:
+    """What a verifier needs of each request, in order; ValueError if they are not as many as digests."""
+    return _way.signed(requests, digests)
+
+
+def operations(requests: Sequence[Request], digests: Sequence[bytes]) -> Iterable[Operation]:
+    """What execution needs of each request, in order; ValueError if they are not as many as digests."""
+    return _way.operations(requests, digests)
+
+
+def content_bytes(requests: Sequence[Request]) -> int:
+    """Bytes of operations and authenticators together."""
+    return _way.content_bytes(requests)
