@@ -8,8 +8,11 @@ setup(
     ext_modules=[
         Extension(
             "tepbft.native._native",
-            [f"{NATIVE}/{name}.c" for name in ("module", "requests", "sha256", "walk")],
-            depends=[f"{NATIVE}/native.h", f"{NATIVE}/sha256.h"],
+            [
+                f"{NATIVE}/{name}.c"
+                for name in ("module", "requests", "walk", "outcomes", "execute", "writes", "sha256")
+            ],
+            depends=[f"{NATIVE}/{name}.h" for name in ("native", "encode", "sha256")],
             extra_compile_args=["-O3", "-std=c11", "-fvisibility=hidden"],
             optional=True,
         )

@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "crypto": _VALUES | {"crypto"},
     "mempool": _VALUES | {"crypto", "mempool"},
     "seal": _VALUES | {"seal", "mempool"},
-    "execution": _VALUES | {"crypto", "execution"},
+    "execution": _VALUES | {"crypto", "execution", "native"},
     "protocols": _PARTS | {"protocols"},
     "node": _PARTS | {"protocols", "node"},
     "trusted": _VALUES | {"crypto", "trusted"},

@@ -40,7 +40,7 @@ from tepbft.execution.port import Application
 from tepbft.storage.journal import Position
 from tepbft.storage.memory import MemoryStore
 from tepbft.storage.port import StableRecord
-from tepbft.storage.records import decode_configuration, encode_receipts
+from tepbft.storage.records import decode_configuration
 from tepbft.types import Height
 from tepbft.wire import encode
 
@@ -241,7 +241,7 @@ class LedgerCheck:
             ]
             self._notebook.add(where, height, f"re-execution gives another {', '.join(names)}")
             return False
-        if record.receipts != encode_receipts(executed.receipts) and (record.receipts or executed.receipts):
+        if record.receipts != executed.encoded_receipts and (record.receipts or executed.receipts):
             self._notebook.add(where, height, "re-execution gives other receipts")
         return True
 

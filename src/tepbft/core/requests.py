@@ -20,8 +20,6 @@ from tepbft.types import MAX_AUTHENTICATOR_BYTES, MAX_BLOCK_REQUESTS, MAX_OPERAT
 
 Signed: TypeAlias = tuple[bytes, bytes, bytes]
 """(client, request digest, authenticator)."""
-Operation: TypeAlias = tuple[bytes, int, int, bytes, bytes]
-"""(client, session, seq, operation, request digest)."""
 
 
 class Plain:
@@ -43,13 +41,6 @@ class Plain:
     def signed(requests: Sequence[Request], digests: Sequence[bytes]) -> Iterable[Signed]:
         """A tuple for each."""
         return [(r.client, digest, r.auth) for r, digest in zip(requests, digests, strict=True)]
-
-    @staticmethod
-    def operations(requests: Sequence[Request], digests: Sequence[bytes]) -> Iterable[Operation]:
-        """A tuple for each."""
-        return [
-            (r.client, r.session, r.seq, r.op, digest) for r, digest in zip(requests, digests, strict=True)
-        ]
 
     @staticmethod
     def content_bytes(requests: Sequence[Request]) -> int:
@@ -81,11 +72,6 @@ class Native:
         return native.with_authenticators(requests, digests)
 
     @staticmethod
-    def operations(requests: Sequence[Request], digests: Sequence[bytes]) -> Iterable[Operation]:
-        """Each tuple is made when it is reached; requests are objects or a table."""
-        return native.with_operations(requests, digests)
-
-    @staticmethod
     def content_bytes(requests: Sequence[Request]) -> int:
         """Read off the table."""
         if isinstance(requests, native.Batch):
@@ -114,11 +100,6 @@ def request_digests(chain_id: bytes, requests: Sequence[Request]) -> list[bytes]
 def signed(requests: Sequence[Request], digests: Sequence[bytes]) -> Iterable[Signed]:
     """What a verifier needs of each request, in order; ValueError if they are not as many as digests."""
     return _way.signed(requests, digests)
-
-
-def operations(requests: Sequence[Request], digests: Sequence[bytes]) -> Iterable[Operation]:
-    """What execution needs of each request, in order; ValueError if they are not as many as digests."""
-    return _way.operations(requests, digests)
 
 
 def content_bytes(requests: Sequence[Request]) -> int:

@@ -25,6 +25,7 @@ from msgspec import Meta
 
 from tepbft.core.block import CONFLICT, DUPLICATE, OUT_OF_WINDOW, STALE, Receipt, Request
 from tepbft.errors import ContractBroken
+from tepbft.execution.outcomes import Lane, Outcomes, new_lane, new_outcomes
 from tepbft.execution.overlay import Overlay
 from tepbft.types import U8, U64, Digest, Height
 
@@ -68,19 +69,6 @@ class _Entry:
         up to date."""
 
 
-class Lane:
-    """A client of the block at hand without gaps: its next number in order needs no more than a look at
-    this. Whoever wants to know more about the client lands it first, in `_entry`."""
-
-    __slots__ = ("answers", "expected", "session")
-
-    def __init__(self, session: int, expected: int, answers: list[Answer]) -> None:
-        self.session = session
-        self.expected = expected
-        """The number that is next."""
-        self.answers = answers
-
-
 class ClientTable:
     """The table as it stands after the newest executed block, and inside the one being executed."""
 
@@ -91,10 +79,11 @@ class ClientTable:
         self._slots = SLOTS_PER_WINDOW * window
         self._entries: dict[bytes, _Entry] = {}
         self._changed: dict[bytes, _Entry] = {}
-        self._answers: dict[bytes, list[Answer]] = {}
+        self._outcomes: Outcomes = new_outcomes((), ())
+        self._answers: dict[bytes, list[int]] = {}  # indices into them, by client
         self._height: Height = 0
         self.lanes: dict[bytes, Lane] = {}
-        """Clients whose requests come in order, within a block; see `Lane`."""
+        """Clients of the block at hand whose requests come in order; see `Lane`."""
 
     # --- asking -------------------------------------------------------------------------------
 
@@ -142,9 +131,10 @@ class ClientTable:
         entry = self._entry(client)
         if session != entry.session or not entry.low - self._window < seq <= entry.low + self._window:
             return None
-        for answer in self._answers.get(client, ()):
-            if answer[0] == seq:
-                return self._height, Receipt(client, session, *answer)
+        for index in self._answers.get(client, ()):
+            receipt = self._outcomes[index]
+            if receipt.seq == seq:
+                return self._height, receipt
         if entry.records is None:
             entry.records = self._find_records(client, session)
         for record in reversed(entry.records):
@@ -168,13 +158,13 @@ class ClientTable:
 
     # --- the executor's side ------------------------------------------------------------------
 
-    def begin_block(self, height: Height) -> None:
-        """What follows belongs to the block at `height`."""
-        self._height = height
+    def begin_block(self, height: Height, outcomes: Outcomes) -> None:
+        """What follows belongs to the block at `height`, whose outcomes are these."""
+        self._height, self._outcomes = height, outcomes
 
-    def take_up(self, client: bytes, session: int, seq: int) -> list[Answer] | None:
-        """Mark a request as executed, if `classify` would call it EXECUTE: the list that its answer must
-        be appended to. None, and nothing has changed, if it would not."""
+    def take_up(self, client: bytes, session: int, seq: int) -> list[int] | None:
+        """Mark a request as executed, if `classify` would call it EXECUTE: the list that the index of its
+        outcome must be appended to. None, and nothing has changed, if it would not."""
         entry = self._entry(client)
         low, bitmap = entry.low, entry.bitmap
         if session != entry.session:
@@ -197,7 +187,7 @@ class ClientTable:
             answers = self._answers[client] = []
             self._changed[client] = entry
         if not entry.bitmap:
-            self.lanes[client] = Lane(session, entry.low + 1, answers)
+            self.lanes[client] = new_lane(session, entry.low + 1, answers)
         return answers
 
     def skip(self, receipt: Receipt) -> bool:
@@ -226,10 +216,10 @@ class ClientTable:
             if answers:
                 slot = entry.turn % slots
                 entry.turn += 1
-                record = _encode((entry.session, self._height, answers))
-                writes.append((_answer_key(client, slot), record))
+                told = msgspec.Raw(self._outcomes.answers(answers))
+                writes.append((_answer_key(client, slot), _encode((entry.session, self._height, told))))
                 if entry.records is not None:
-                    numbers = [answer[0] for answer in answers]
+                    numbers = [self._outcomes[index].seq for index in answers]
                     entry.records.append(_Record(slot, min(numbers), max(numbers)))
             bitmap = entry.bitmap.to_bytes(size, "little")
             writes.append((b"c" + client, _encode((entry.session, entry.low, bitmap, entry.turn))))

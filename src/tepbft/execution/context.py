@@ -14,6 +14,7 @@ from itertools import islice
 
 from tepbft.errors import OperationRefused
 from tepbft.execution.overlay import Overlay, SortedView
+from tepbft.execution.writes import Writes
 from tepbft.types import MAX_CHUNK_BYTES, Height
 
 MAX_KEY_BYTES = 1024
@@ -25,61 +26,30 @@ MAX_BLOCK_WRITE_BYTES = 32 << 20
 """Keys and values that the operations of one block may write, overwritten ones included."""
 
 
-class BlockContext:
-    """The `execution.port.Context` of one block; used for its operations one after another."""
+class BlockContext(Writes):
+    """The `execution.port.Context` of one block; used for its operations one after another. What is hot,
+    `put` and `commit`, is in `Writes`."""
 
-    __slots__ = (
-        "_block",
-        "_block_view",
-        "_bytes",
-        "_committed_bytes",
-        "_overlay",
-        "_own",
-        "client",
-        "height",
-        "seed",
-        "timestamp_ms",
-    )
+    __slots__ = ("_block_view", "_overlay", "height", "seed", "timestamp_ms")
 
     def __init__(self, overlay: Overlay, height: Height, timestamp_ms: int, seed: bytes) -> None:
+        super().__init__(MAX_VALUE_BYTES, MAX_KEY_BYTES, MAX_BLOCK_WRITE_BYTES, MAX_OPERATION_WRITES)
         self._overlay = overlay
-        self._block: dict[bytes, bytes | None] = {}
         self._block_view = SortedView(self._block)
-        self._own: dict[bytes, bytes | None] = {}
-        self._bytes = 0
-        self._committed_bytes = 0
         self.height = height
         self.timestamp_ms = timestamp_ms
         self.seed = seed
-        self.client = b""
 
     # --- the application's side ---------------------------------------------------------------
 
     def get(self, key: bytes) -> bytes | None:
         """Value under `key`, or None."""
-        full = b"a" + key
-        if full in self._own:
-            return self._own[full]
+        full, own = b"a" + key, self._own
+        if full in own:
+            return own[full]
         if full in self._block:
             return self._block[full]
         return self._overlay.get(full)
-
-    def put(self, key: bytes, value: bytes) -> None:
-        """Set `key` to `value`; OperationRefused beyond the bounds of this module."""
-        if type(value) is not bytes:
-            raise TypeError("a value must be bytes")
-        size, own = len(value), self._own
-        full = b"a" + key
-        total = self._bytes + len(full) + size
-        if (
-            size > MAX_VALUE_BYTES
-            or len(full) > MAX_KEY_BYTES
-            or total > MAX_BLOCK_WRITE_BYTES
-            or len(own) >= MAX_OPERATION_WRITES
-        ):
-            self._check(full, size, total)
-        self._bytes = total
-        own[full] = value
 
     def delete(self, key: bytes) -> None:
         """Remove `key`, if it is there."""
@@ -91,7 +61,8 @@ class BlockContext:
 
     def range(self, start: bytes, end: bytes, limit: int = 1000) -> Iterator[tuple[bytes, bytes]]:
         """At most `limit` pairs with start <= key < end, in key order, as they are at the call."""
-        views = (SortedView(self._own), self._block_view) if self._own else (self._block_view,)
+        own = self._own
+        views = (SortedView(own), self._block_view) if own else (self._block_view,)
         pairs = self._overlay.scan(b"a" + start, b"a" + end, views)
         return iter([(key[1:], value) for key, value in islice(pairs, max(0, limit))])
 
@@ -107,18 +78,6 @@ class BlockContext:
             raise OperationRefused(f"a block may write at most {MAX_BLOCK_WRITE_BYTES} bytes")
 
     # --- the executor's side ------------------------------------------------------------------
-
-    def commit(self) -> None:
-        """The operation took effect: its writes are the block's."""
-        if self._own:
-            self._block.update(self._own)
-            self._own.clear()
-            self._committed_bytes = self._bytes
-
-    def discard(self) -> None:
-        """The operation was refused: forget its writes."""
-        self._own.clear()
-        self._bytes = self._committed_bytes
 
     @property
     def written_bytes(self) -> int:

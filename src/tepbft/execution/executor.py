@@ -26,15 +26,15 @@ from tepbft.core.block import (
     Receipt,
     Request,
 )
-from tepbft.core.receipt_tree import receipts_root
-from tepbft.core.requests import operations
 from tepbft.crypto.hash import digest as hash_parts
 from tepbft.errors import ContractBroken, OperationRefused
-from tepbft.execution.client_table import Answer, ClientTable
+from tepbft.execution.client_table import ClientTable
 from tepbft.execution.context import BlockContext
+from tepbft.execution.outcomes import Outcomes, new_outcomes
 from tepbft.execution.overlay import Overlay, StateReader
 from tepbft.execution.port import Application
 from tepbft.execution.snapshot import PREFIXES, make_chunks, snapshot_root
+from tepbft.execution.writes import write_set_digest
 from tepbft.storage.port import StateWrites
 from tepbft.types import MAX_OPERATION_BYTES, ZERO_DIGEST, Height
 
@@ -47,8 +47,6 @@ MAX_BLOCK_RESULT_BYTES = 8 << 20
 
 _encode = msgspec.msgpack.Encoder().encode
 
-Writes = list[tuple[bytes, bytes | None]]
-
 
 class Executed(Struct, frozen=True):
     """What one block became."""
@@ -56,7 +54,7 @@ class Executed(Struct, frozen=True):
     header: Header
     digest: bytes
     """`cp_hash`: the header's digest."""
-    receipts: list[Receipt]
+    receipts: Outcomes
     """One per request of the block, in order: what `receipts_root` commits to."""
     encoded_receipts: bytes
     """The same in the wire encoding."""
@@ -72,12 +70,6 @@ class Executed(Struct, frozen=True):
         """Per request what its client is to be told, and at which height that took effect."""
         height, kept = self.header.height, self.kept
         return [kept.get(index) or (height, receipt) for index, receipt in enumerate(self.receipts)]
-
-
-def write_set_digest(writes: Writes) -> bytes:
-    """Digest of an ordered write-set: of its one msgpack encoding, in which every key and value is
-    preceded by its length and a deletion is nil."""
-    return sha256(_encode(writes)).digest()
 
 
 def _refusal_text(refusal: OperationRefused) -> bytes:
@@ -174,8 +166,7 @@ class Executor:
         ts = max(parent.ts, block.ts)
         seed = hash_parts(b"TEP1/SEED", self._head_digest, digest)
         context = BlockContext(self._overlay, height, ts, seed)
-        self._table.begin_block(height)
-        receipts, kept, retired = self._run(context, requests, digests)
+        outcomes, kept, retired = self._run(context, requests, digests)
         if self._overlay.failure is not None:
             # The disk failed, not the operation, even if the application made a refusal of it.
             raise self._overlay.failure
@@ -184,11 +175,11 @@ class Executor:
             changed[CONFIG_KEY] = config
         state_root, clients_root = parent.state_root, parent.clients_root
         if changed:
-            state_root = hash_parts(b"TEP1/STA", state_root, write_set_digest(list(changed.items())))
-        encoded = _encode(receipts)
-        changes = encoded if receipts else b""
+            state_root = hash_parts(b"TEP1/STA", state_root, write_set_digest(changed))
+        encoded = outcomes.encoded()
+        changes = encoded if outcomes else b""
         if kept:
-            told = [r for index, r in enumerate(receipts) if index not in kept or index in retired]
+            told = [r for index, r in enumerate(outcomes) if index not in kept or index in retired]
             changes = _encode(told) if told else b""
         if changes:
             clients_root = hash_parts(b"TEP1/CLI", clients_root, sha256(changes).digest())
@@ -204,43 +195,40 @@ class Executor:
                 raise
             root = snapshot_root(snapshot)
         header = Header(
-            height, ts, digest, self._head_digest, state_root, receipts_root(receipts), clients_root, root
+            height, ts, digest, self._head_digest, state_root, outcomes.root(), clients_root, root
         )
         self._set_head(header)
-        return Executed(header, self._head_digest, receipts, encoded, kept, writes, snapshot)
+        return Executed(header, self._head_digest, outcomes, encoded, kept, writes, snapshot)
 
     def _run(
         self, context: BlockContext, requests: Sequence[Request], digests: Sequence[bytes]
-    ) -> tuple[list[Receipt], dict[int, tuple[Height, Receipt]], set[int]]:
+    ) -> tuple[Outcomes, dict[int, tuple[Height, Receipt]], set[int]]:
         """Receipts; what is to be told about the requests that were skipped; which of those retired a
         session, and so changed the client table all the same."""
-        receipts: list[Receipt] = []
         kept: dict[int, tuple[Height, Receipt]] = {}
         retired: set[int] = set()
-        lanes, take_up, apply = self._table.lanes, self._table.take_up, self._apply
-        room = MAX_BLOCK_RESULT_BYTES
-        for client, session, seq, operation, digest in operations(requests, digests):
-            lane = lanes.get(client)
-            if lane is not None and lane.expected == seq and lane.session == session:
-                lane.expected = seq + 1
-                answers: list[Answer] | None = lane.answers
-            else:
-                answers = take_up(client, session, seq)
+        outcomes, table, apply = new_outcomes(requests, digests), self._table, self._apply
+        table.begin_block(context.height, outcomes)
+        room = outcomes.advance(table.lanes, context, apply, MAX_BLOCK_RESULT_BYTES)
+        while (index := len(outcomes)) < len(requests):
+            request, digest = requests[index], digests[index]
+            client, session, seq = request.client, request.session, request.seq
+            answers = table.take_up(client, session, seq)
             if answers is None:
-                status = self._table.classify(client, session, seq, digest)
-                receipt = Receipt(client, session, seq, digest, status, b"")
-                kept[len(receipts)] = self._reply_to_skipped(context.height, receipt)
-                if self._table.skip(receipt):
-                    retired.add(len(receipts))
+                outcomes.add(table.classify(client, session, seq, digest), b"")
+                receipt = outcomes[index]
+                kept[index] = self._reply_to_skipped(context.height, receipt)
+                if table.skip(receipt):
+                    retired.add(index)
             else:
                 context.client = client
-                status, result = apply(context, operation, room)
+                status, result = apply(context, request.op, room)
                 if status == OK:
                     room -= len(result)
-                answers.append((seq, digest, status, result))
-                receipt = Receipt(client, session, seq, digest, status, result)
-            receipts.append(receipt)
-        return receipts, kept, retired
+                outcomes.add(status, result)
+                answers.append(index)
+            room = outcomes.advance(table.lanes, context, apply, room)
+        return outcomes, kept, retired
 
     def _reply_to_skipped(self, height: Height, receipt: Receipt) -> tuple[Height, Receipt]:
         kept = self._table.outcome(receipt.client, receipt.session, receipt.seq)

@@ -1,4 +1,5 @@
-/* The extension module: what Python may call. `tepbft.core.requests` says what each function means. */
+/* The extension module: what Python may call. `core/requests.py`, `execution/outcomes.py` and
+ * `execution/writes.py` say what it means. */
 #include "native.h"
 
 static PyObject *open_body(PyObject *module, PyObject *arguments)
@@ -21,24 +22,28 @@ static PyObject *request_digests(PyObject *module, PyObject *arguments)
     return native_request_digests(prefix, requests);
 }
 
-static PyObject *walk(PyObject *arguments, WalkKind kind)
-{
-    PyObject *requests, *digests;
-    if (!PyArg_ParseTuple(arguments, "OO", &requests, &digests))
-        return NULL;
-    return native_walk(requests, digests, kind);
-}
-
 static PyObject *with_authenticators(PyObject *module, PyObject *arguments)
 {
+    PyObject *requests, *digests;
     (void)module;
-    return walk(arguments, SIGNED);
+    if (!PyArg_ParseTuple(arguments, "OO", &requests, &digests))
+        return NULL;
+    return native_signed(requests, digests);
 }
 
-static PyObject *with_operations(PyObject *module, PyObject *arguments)
+static PyObject *outcomes(PyObject *module, PyObject *arguments)
+{
+    PyObject *requests, *digests, *factory;
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "OOO", &requests, &digests, &factory))
+        return NULL;
+    return native_outcomes(requests, digests, factory);
+}
+
+static PyObject *write_set_digest(PyObject *module, PyObject *writes)
 {
     (void)module;
-    return walk(arguments, ROWS);
+    return native_write_set_digest(writes);
 }
 
 static PyMethodDef functions[] = {
@@ -48,8 +53,8 @@ static PyMethodDef functions[] = {
     {"request_digests", request_digests, METH_VARARGS, "request_digests(prefix, requests) -> list of digests."},
     {"with_authenticators", with_authenticators, METH_VARARGS,
      "with_authenticators(requests, digests) -> iterator of (client, digest, auth)."},
-    {"with_operations", with_operations, METH_VARARGS,
-     "with_operations(requests, digests) -> iterator of (client, session, seq, op, digest)."},
+    {"outcomes", outcomes, METH_VARARGS, "outcomes(requests, digests, factory) -> Outcomes, none of them known yet."},
+    {"write_set_digest", write_set_digest, METH_O, "write_set_digest(writes) -> digest of a dict of bytes."},
     {0},
 };
 
@@ -67,12 +72,13 @@ PyMODINIT_FUNC PyInit__native(void)
         PyErr_SetString(PyExc_ImportError, "this processor has no instructions for SHA-256");
         return NULL;
     }
-    if (PyType_Ready(&BatchType) < 0 || PyType_Ready(&DigestsType) < 0 || PyType_Ready(&WalkType) < 0 ||
-        !walk_ready())
-        return NULL;
-    PyObject *module = PyModule_Create(&definition);
-    if (module && (PyModule_AddObjectRef(module, "Batch", (PyObject *)&BatchType) < 0 ||
-                   PyModule_AddObjectRef(module, "Digests", (PyObject *)&DigestsType) < 0))
-        Py_CLEAR(module);
+    PyTypeObject *types[] = {&BatchType, &DigestsType, &WalkType, &OutcomesType, &LaneType, &WritesType};
+    const char *names[] = {"Batch", "Digests", NULL, "Outcomes", "Lane", "Writes"};
+    PyObject *module = names_ready() ? PyModule_Create(&definition) : NULL;
+    for (size_t i = 0; module && i < sizeof types / sizeof *types; i++) {
+        if (PyType_Ready(types[i]) < 0 ||
+            (names[i] && PyModule_AddObjectRef(module, names[i], (PyObject *)types[i]) < 0))
+            Py_CLEAR(module);
+    }
     return module;
 }

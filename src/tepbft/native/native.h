@@ -38,7 +38,25 @@ typedef struct {
     Batch *batch;
 } Digests;
 
-extern PyTypeObject BatchType, DigestsType, WalkType;
+/* What became of one request; the client and, with the requests, the digest are held elsewhere too. */
+typedef struct {
+    PyObject *client, *result; /* a result once it is filled in */
+    const uint8_t *digest;
+    uint64_t session, seq;
+    uint8_t status;
+} Line;
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *requests, *digests; /* a Batch and its Digests, or a tuple each */
+    PyObject *factory;            /* makes a receipt */
+    Line *lines;
+    Py_ssize_t filled, count;
+} Outcomes;
+
+#define STATUS_OK 0
+
+extern PyTypeObject BatchType, DigestsType, WalkType, OutcomesType, LaneType, WritesType;
 
 /* requests.c */
 PyObject *native_open_body(PyObject *prefix, PyObject *body, PyObject *factory, const NativeLimits *limits);
@@ -46,13 +64,31 @@ void digest_request(uint8_t digest[SHA256_BYTES], const uint8_t *prefix, const u
                     uint64_t session, uint64_t seq, const uint8_t *op, uint32_t op_size);
 PyObject *batch_part_of(const Batch *batch, uint32_t place, uint32_t size);
 PyObject *row_digest(const Row *row);
+int plain_index(PyObject *key, Py_ssize_t length, Py_ssize_t *index);
 /* A tuple of `count` new references; NULL, and they are given back, if one of them is NULL. */
 PyObject *pack_tuple(int count, PyObject **items);
 
 /* walk.c */
-typedef enum { SIGNED, ROWS } WalkKind;
-PyObject *native_walk(PyObject *requests, PyObject *digests, WalkKind kind);
+/* Names of what requests as objects, and contexts, are asked for. */
+extern PyObject *name_client, *name_session, *name_seq, *name_op, *name_auth;
+int names_ready(void);
+/* True if these are a Batch and the Digests of just that. */
+int belong_together(PyObject *requests, PyObject *digests);
+/* The number that `request` has under `name`; 0 with an exception if there is none that fits. */
+int whole_number(PyObject *request, PyObject *name, uint64_t *value);
+PyObject *native_signed(PyObject *requests, PyObject *digests);
 PyObject *native_request_digests(PyObject *prefix, PyObject *requests);
-int walk_ready(void);
+
+/* outcomes.c */
+PyObject *native_outcomes(PyObject *requests, PyObject *digests, PyObject *factory);
+/* The outcome of the next request; 0 with an exception if it is none. */
+int fill_line(Outcomes *outcomes, PyObject *status, PyObject *result);
+
+/* execute.c */
+PyObject *outcomes_advance(Outcomes *outcomes, PyObject *arguments);
+
+/* writes.c */
+int set_client(PyObject *context, PyObject *client);
+PyObject *native_write_set_digest(PyObject *writes);
 
 #endif

@@ -378,7 +378,7 @@ static int simple_slice(PyObject *slice, Py_ssize_t length, Py_ssize_t *start, P
     return 1;
 }
 
-static int plain_index(PyObject *key, Py_ssize_t length, Py_ssize_t *index)
+int plain_index(PyObject *key, Py_ssize_t length, Py_ssize_t *index)
 {
     *index = PyNumber_AsSsize_t(key, PyExc_IndexError);
     if (*index == -1 && PyErr_Occurred())

@@ -131,3 +131,11 @@ void sha256_final(Sha256 *hash, uint8_t digest[SHA256_BYTES])
         for (int j = 0; j < 4; j++)
             digest[4 * i + j] = (uint8_t)(hash->state[i] >> (24 - 8 * j));
 }
+
+void sha256_of(uint8_t digest[SHA256_BYTES], const void *data, size_t length)
+{
+    Sha256 hash;
+    sha256_init(&hash);
+    sha256_update(&hash, data, length);
+    sha256_final(&hash, digest);
+}

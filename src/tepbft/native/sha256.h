@@ -22,5 +22,6 @@ int sha256_available(void);
 void sha256_init(Sha256 *hash);
 void sha256_update(Sha256 *hash, const void *data, size_t length);
 void sha256_final(Sha256 *hash, uint8_t digest[SHA256_BYTES]);
+void sha256_of(uint8_t digest[SHA256_BYTES], const void *data, size_t length);
 
 #endif

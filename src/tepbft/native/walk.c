@@ -1,17 +1,15 @@
-/* Going through requests with their digests, whether they are objects or stand in a body. */
+/* Going through requests with their digests, whether they are objects or stand in a body; hashing objects. */
 #include "native.h"
 
 typedef struct {
     PyObject_HEAD
     PyObject *requests, *digests; /* a Batch and its Digests, or a list or tuple each */
     Py_ssize_t next, count;
-    WalkKind kind;
 } Walk;
 
-/* What a request is asked for, in the order in which each kind of walk gives it. */
-static PyObject *name_client, *name_session, *name_seq, *name_op, *name_auth;
+PyObject *name_client, *name_session, *name_seq, *name_op, *name_auth;
 
-int walk_ready(void)
+int names_ready(void)
 {
     return (name_client = PyUnicode_InternFromString("client")) &&
            (name_session = PyUnicode_InternFromString("session")) &&
@@ -19,7 +17,7 @@ int walk_ready(void)
            (name_auth = PyUnicode_InternFromString("auth"));
 }
 
-static int belong_together(PyObject *requests, PyObject *digests)
+int belong_together(PyObject *requests, PyObject *digests)
 {
     if (!Py_IS_TYPE(requests, &BatchType) || !Py_IS_TYPE(digests, &DigestsType))
         return 0;
@@ -27,7 +25,7 @@ static int belong_together(PyObject *requests, PyObject *digests)
     return one->rows == other->rows && one->count == other->count;
 }
 
-PyObject *native_walk(PyObject *requests, PyObject *digests, WalkKind kind)
+PyObject *native_signed(PyObject *requests, PyObject *digests)
 {
     Py_ssize_t count = PyObject_Size(requests), others = PyObject_Size(digests);
     if (count < 0 || others < 0)
@@ -47,7 +45,6 @@ PyObject *native_walk(PyObject *requests, PyObject *digests, WalkKind kind)
     walk->digests = digests;
     walk->next = 0;
     walk->count = count;
-    walk->kind = kind;
     return (PyObject *)walk;
 }
 
@@ -58,39 +55,25 @@ static void walk_dealloc(Walk *walk)
     PyObject_Free(walk);
 }
 
-static PyObject *next_in_batch(const Batch *batch, Py_ssize_t index, WalkKind kind)
+static PyObject *next_in_batch(const Batch *batch, Py_ssize_t index)
 {
     const Row *row = batch->rows + index;
-    PyObject *client = Py_NewRef(batch->clients[row->client]);
-    if (kind == SIGNED) {
-        PyObject *items[3] = {client, row_digest(row), batch_part_of(batch, row->auth, row->auth_size)};
-        return pack_tuple(3, items);
-    }
-    PyObject *items[5] = {
-        client,
-        PyLong_FromUnsignedLongLong(row->session),
-        PyLong_FromUnsignedLongLong(row->seq),
-        batch_part_of(batch, row->op, row->op_size),
+    PyObject *items[3] = {
+        Py_NewRef(batch->clients[row->client]),
         row_digest(row),
+        batch_part_of(batch, row->auth, row->auth_size),
     };
-    return pack_tuple(5, items);
+    return pack_tuple(3, items);
 }
 
-static PyObject *next_of_objects(PyObject *request, PyObject *digest, WalkKind kind)
+static PyObject *next_of_objects(PyObject *request, PyObject *digest)
 {
-    PyObject *client = PyObject_GetAttr(request, name_client);
-    if (kind == SIGNED) {
-        PyObject *items[3] = {client, Py_NewRef(digest), PyObject_GetAttr(request, name_auth)};
-        return pack_tuple(3, items);
-    }
-    PyObject *items[5] = {
-        client,
-        PyObject_GetAttr(request, name_session),
-        PyObject_GetAttr(request, name_seq),
-        PyObject_GetAttr(request, name_op),
+    PyObject *items[3] = {
+        PyObject_GetAttr(request, name_client),
         Py_NewRef(digest),
+        PyObject_GetAttr(request, name_auth),
     };
-    return pack_tuple(5, items);
+    return pack_tuple(3, items);
 }
 
 static PyObject *walk_next(Walk *walk)
@@ -100,7 +83,7 @@ static PyObject *walk_next(Walk *walk)
         return NULL;
     walk->next++;
     if (Py_IS_TYPE(walk->requests, &BatchType))
-        return next_in_batch((Batch *)walk->requests, index, walk->kind);
+        return next_in_batch((Batch *)walk->requests, index);
     if (index >= PySequence_Fast_GET_SIZE(walk->requests) || index >= PySequence_Fast_GET_SIZE(walk->digests)) {
         PyErr_SetString(PyExc_RuntimeError, "requests were taken away on the way through them");
         return NULL;
@@ -108,7 +91,7 @@ static PyObject *walk_next(Walk *walk)
     /* Held: whoever is asked for an attribute could change the list. */
     PyObject *request = Py_NewRef(PySequence_Fast_GET_ITEM(walk->requests, index));
     PyObject *digest = Py_NewRef(PySequence_Fast_GET_ITEM(walk->digests, index));
-    PyObject *found = next_of_objects(request, digest, walk->kind);
+    PyObject *found = next_of_objects(request, digest);
     Py_DECREF(request);
     Py_DECREF(digest);
     return found;
@@ -126,7 +109,7 @@ PyTypeObject WalkType = {
 
 /* --- digests of objects --------------------------------------------------------------------------- */
 
-static int whole_number(PyObject *request, PyObject *name, uint64_t *value)
+int whole_number(PyObject *request, PyObject *name, uint64_t *value)
 {
     PyObject *number = PyObject_GetAttr(request, name);
     if (!number)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from tepbft.core.block import Receipt, Request
 from tepbft.core.events import Reply
+from tepbft.execution.outcomes import Chosen, Outcomes
 from tepbft.types import ConnectionId, Height
 
 CONNECTIONS_PER_CLIENT = 256
@@ -63,23 +64,17 @@ class Replies:
     def executed(
         self,
         height: Height,
-        receipts: Sequence[Receipt],
+        outcomes: Outcomes,
         kept: Mapping[int, tuple[Height, Receipt]],
     ) -> list[Reply]:
         """Replies for the block at `height`, with `kept` in place of the receipts that it names (see
         `Executed`); held back if they have to wait for stability."""
-        grouped: dict[ConnectionId, list[Receipt]] = {}
-        routes, nobody = self._routes, ()
-        for index, receipt in enumerate(receipts):
-            if kept and index in kept:
-                continue
-            for connection in routes.get(receipt.client, nobody):
-                found = grouped.get(connection)
-                if found is None:
-                    grouped[connection] = [receipt]
-                else:
-                    found.append(receipt)
-        replies = [Reply(connection, height, found) for connection, found in grouped.items()]
+        routes, replies = self._routes, []
+        for connection, indices in outcomes.grouped(routes).items():
+            if kept:
+                indices = [index for index in indices if index not in kept]
+            if indices:
+                replies.append(Reply(connection, height, Chosen(outcomes, indices)))
         for since, receipt in kept.values():
             replies += [Reply(connection, since, [receipt]) for connection in routes.get(receipt.client, ())]
         if not self._after_stable:

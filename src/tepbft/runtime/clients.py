@@ -10,12 +10,16 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import cast
 
+import msgspec
 import structlog
 
+from tepbft.core.block import Receipt
 from tepbft.core.events import Busy, Reply
 from tepbft.errors import PeerFault
+from tepbft.execution.outcomes import Chosen
 from tepbft.runtime.inbox import Inbox, Source
 from tepbft.runtime.settings import NodeSettings
 from tepbft.runtime.traffic import Traffic
@@ -193,7 +197,7 @@ class ClientPort:
         """Send outcomes; nothing happens if the client is gone."""
         connection = self.connections.get(reply.connection)
         if connection is not None:
-            connection.send(Outcome(view, reply.height, list(reply.receipts)))
+            connection.send(Outcome(view, reply.height, _to_send(reply.receipts)))
 
     def busy(self, busy: Busy) -> None:
         """Tell a client what was not admitted."""
@@ -234,3 +238,10 @@ class ClientPort:
             for connection in list(self.connections.values()):
                 if connection.last_heard_s < silent_since_s:
                     connection.refused("idle", "")
+
+
+def _to_send(receipts: Sequence[Receipt]) -> list[Receipt]:
+    """Receipts as a message may hold them: as they are, or encoded already."""
+    if isinstance(receipts, Chosen):
+        return cast(list[Receipt], msgspec.Raw(receipts.encoded()))
+    return list(receipts)

@@ -132,9 +132,11 @@ class _Scrape(Collector):
         yield phase
         yield InfoMetricFamily(
             "tepbft_verification",
-            "How signatures of clients are verified; whether the compiled extension is in use.",
-            value={"mode": status.verification, "extension": str(status.extension).lower()},
+            "How signatures of clients are verified.",
+            value={"mode": status.verification},
         )
+        text = "1 if the compiled extension is in use."
+        yield GaugeMetricFamily("tepbft_extension", text, value=status.extension)
         counters = GaugeMetricFamily("tepbft_node_counter", "The node's own counters.", labels=["name"])
         for key, value in sorted(status.counters.items()):
             counters.add_metric([key], value)

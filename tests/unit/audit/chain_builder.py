@@ -38,7 +38,6 @@ from tepbft.storage.port import (
     Record,
     StableRecord,
 )
-from tepbft.storage.records import encode_receipts
 from tepbft.trusted.hbusig import HbUsig
 from tepbft.trusted.port import (
     COMMIT,
@@ -202,7 +201,7 @@ class ChainBuilder:
             BodyRecord(block.digest(self.chain_id), block),
             prepare,
             commit,
-            HeaderRecord(executed.header, encode_receipts(executed.receipts)),
+            HeaderRecord(executed.header, executed.encoded_receipts),
         ]
         if stable or block.kind == CONFIG:
             records.append(StableRecord(self.checkpoint(executed.header), executed.header))

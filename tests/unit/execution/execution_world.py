@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import msgspec
+
 from tepbft.core.block import (
     NORMAL,
     Block,
@@ -114,10 +116,11 @@ def block_of(height: int, requests: Sequence[Request], ts: int = 0) -> Block:
 
 
 def run(machine: Executor, requests: Sequence[Request], ts: int = 0) -> Executed:
-    """Execute the next block."""
+    """Execute the next block. The receipts are a list, which can be compared."""
     block = block_of(machine.height + 1, requests, ts)
     digests = [digest_of(CHAIN, r) for r in requests]
-    return machine.execute(block, block.digest(CHAIN), requests, digests, None)
+    done = machine.execute(block, block.digest(CHAIN), requests, digests, None)
+    return msgspec.structs.replace(done, receipts=list(done.receipts))
 
 
 def run_block(machine: Executor, block: Block, config: bytes | None = None) -> Executed:
