@@ -3,7 +3,7 @@
     python -m tepbft.lab.companion SCHEME NODES
 
 The speed of a shared machine changes within seconds, and what was measured before and after a run need
-not hold in between. So a process verifies a few signatures four times a second beside the nodes, on cores
+not hold in between. So a process verifies a few signatures ten times a second beside the nodes, on cores
 that they keep busy, for which it takes less than a hundredth of one core. It says `ready`, begins and
 ends with a line on standard input, and then prints the microseconds of each sample.
 
@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from statistics import fmean, median
+from statistics import harmonic_mean, median
 from types import TracebackType
 
 import msgspec
@@ -28,8 +28,8 @@ import msgspec
 from tepbft.core.block import Request
 from tepbft.lab.calibrate import Workbench
 
-INTERVAL_S = 0.25
-WARM, PARTS, PART = 32, 3, 16
+INTERVAL_S = 0.1
+WARM, PARTS, PART = 14, 3, 6
 """Signatures before a sample that do not count; parts of a sample, and signatures of a part."""
 TIMEOUT_S = 30.0
 
@@ -118,8 +118,9 @@ class Companion:
 
 
 def mean_us(samples: Sequence[float], otherwise: float) -> float:
-    """What the limit takes: the mean over the window, as throughput is one; `otherwise` without samples."""
-    return fmean(samples) if samples else otherwise
+    """What the limit takes: the harmonic mean over the window, since throughput is a mean of rates;
+    `otherwise` without samples."""
+    return harmonic_mean(samples) if samples else otherwise
 
 
 if __name__ == "__main__":
