@@ -68,6 +68,10 @@ class Outcomes(Protocol):
         """(seq, request digest, status, result) of some, encoded as a list: what a client's record keeps."""
         ...
 
+    def span(self, indices: list[int]) -> tuple[int, int]:
+        """The least and the greatest number (`seq`) among some, at least one."""
+        ...
+
     def root(self) -> bytes:
         """`Header.receipts_root`."""
         ...
@@ -155,6 +159,11 @@ class PlainOutcomes(list[Receipt]):
         return _encode(
             [(r.seq, r.request_digest, r.status, r.result) for r in map(self.__getitem__, indices)]
         )
+
+    def span(self, indices: list[int]) -> tuple[int, int]:
+        """A look at each."""
+        numbers = [self[index].seq for index in indices]
+        return min(numbers), max(numbers)
 
     def root(self) -> bytes:
         """The tree over all."""

@@ -227,6 +227,23 @@ static PyObject *outcomes_answers(Outcomes *outcomes, PyObject *indices)
     return encode_some(outcomes, indices, write_answer);
 }
 
+static PyObject *outcomes_span(Outcomes *outcomes, PyObject *indices)
+{
+    uint64_t least = UINT64_MAX, greatest = 0;
+    if (!PyList_CheckExact(indices) || PyList_GET_SIZE(indices) == 0) {
+        PyErr_SetString(PyExc_ValueError, "a list of indices is expected");
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(indices); i++) {
+        const Line *line = named_line(outcomes, indices, i);
+        if (!line)
+            return NULL;
+        least = line->seq < least ? line->seq : least;
+        greatest = line->seq > greatest ? line->seq : greatest;
+    }
+    return Py_BuildValue("KK", (unsigned long long)least, (unsigned long long)greatest);
+}
+
 static PyObject *encode_all(const Outcomes *outcomes)
 {
     size_t size = MOST_HEAD + (size_t)outcomes->filled * MOST_LINE;
@@ -434,6 +451,7 @@ static PyMethodDef outcomes_methods[] = {
     {"grouped", (PyCFunction)outcomes_grouped, METH_O,
      "grouped(routes) -> indices by connection, for connections by client."},
     {"answers", (PyCFunction)outcomes_answers, METH_O, "answers(indices) -> what a client's record keeps of them."},
+    {"span", (PyCFunction)outcomes_span, METH_O, "span(indices) -> the least and the greatest number among them."},
     {"root", (PyCFunction)outcomes_root, METH_NOARGS, "root() -> the root of the tree over receipts."},
     {0},
 };

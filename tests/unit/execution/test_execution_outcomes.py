@@ -79,6 +79,7 @@ def told(outcomes: Any, indices: list[int]) -> tuple[Any, ...]:
         outcomes.root(),
         outcomes.encoded(indices),
         outcomes.answers(indices),
+        outcomes.span(indices) if indices else None,
         list(groups.items()),
         len(outcomes),
     )
@@ -108,6 +109,7 @@ def test_receipts_are_the_same_to_the_last_byte(entries, data):
         receipts_root(receipts),
         msgspec.msgpack.encode([receipts[i] for i in some]),
         msgspec.msgpack.encode(answers),
+        (min(answers)[0], max(answers)[0]) if answers else None,
         groups_of(receipts),
         len(receipts),
     )
@@ -194,8 +196,11 @@ def test_there_are_no_more_outcomes_than_requests(way):
     for place in (0, -1, 2**70):
         with pytest.raises(IndexError):
             made[place]
-    with pytest.raises(IndexError):
-        made.answers([0])
+    for call in (made.answers, made.span):
+        with pytest.raises(IndexError):
+            call([0])
+    with pytest.raises(ValueError):
+        made.span([])
     with pytest.raises(ValueError):
         WAYS[way][0]([], [bytes(32)])
 

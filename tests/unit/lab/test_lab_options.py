@@ -69,7 +69,7 @@ def test_a_single_client_has_one_request_at_a_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit_per_s", "expected"), [(None, 128), (27_000.0, 128), (9_000.0, 90), (5_000.0, 50), (500.0, 16)]
+    ("limit_per_s", "expected"), [(None, 192), (27_000.0, 192), (9_000.0, 90), (5_000.0, 50), (500.0, 16)]
 )
 def test_clients_keep_as_many_requests_waiting_as_nodes_take_up(
     limit_per_s: float | None, expected: int
