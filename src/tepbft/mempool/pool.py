@@ -127,12 +127,11 @@ class Mempool:
                 refused.append((index, TOO_LARGE))
                 continue
             client = clients.get(client_id)
-            if client is None:
-                client = Client()
-            if room <= 0 or added + size > free or client.admitted >= quota:
+            if room <= 0 or added + size > free or (client is not None and client.admitted >= quota):
                 refused.append((index, BUSY))
                 continue
-            clients[client_id] = client
+            if client is None:
+                client = clients[client_id] = Client()
             entry = entries[key] = Entry(key, request, digests[index], size, now_ms, False, True)
             room -= 1
             added += size
@@ -213,13 +212,16 @@ class Mempool:
     # --- going out ----------------------------------------------------------------------------
 
     def take(self, max_requests: int, max_bytes: int) -> Batch:
-        """Waiting requests for a block, round-robin over clients, and mark them as in flight.
+        """Waiting requests for a block, and mark them as in flight: all, one client after the other, or
+        round-robin over clients if there is no room for all.
 
         `max_bytes` bounds the encoded body. A client whose request does not fit any more is the
         first one next time."""
+        room = max_bytes - BODY_OVERHEAD_BYTES
+        if self._waiting <= max_requests and self._waiting_bytes <= room:
+            return self._take_all()
         requests: list[Request] = []
         digests: list[bytes] = []
-        room = max_bytes - BODY_OVERHEAD_BYTES
         ring = self._ring
         taken_bytes = 0
         while ring and len(requests) < max_requests:
@@ -252,6 +254,21 @@ class Mempool:
             digests.append(entry.digest)
         self._waiting -= len(requests)
         self._waiting_bytes -= taken_bytes
+        return Batch(requests, digests)
+
+    def _take_all(self) -> Batch:
+        requests: list[Request] = []
+        digests: list[bytes] = []
+        for client in self._ring:
+            for entry in client.queued_entries:
+                if not entry.in_flight and entry.alive:
+                    entry.in_flight = True
+                    requests.append(entry.request)
+                    digests.append(entry.digest)
+            client.queued_entries.clear()
+            client.waiting, client.queued = 0, False
+        self._ring.clear()
+        self._waiting = self._waiting_bytes = 0
         return Batch(requests, digests)
 
     def executed(self, key: Key, now_ms: Millis) -> None:

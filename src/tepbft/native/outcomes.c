@@ -442,6 +442,18 @@ static PyObject *outcomes_subscript(Outcomes *outcomes, PyObject *key)
     return found;
 }
 
+/* Equal to a sequence of the same receipts, of either kind. */
+static PyObject *outcomes_compare(PyObject *one, PyObject *other, int operation)
+{
+    if ((operation != Py_EQ && operation != Py_NE) || !(PyList_Check(other) || Py_IS_TYPE(other, &OutcomesType)))
+        Py_RETURN_NOTIMPLEMENTED;
+    PyObject *mine = PySequence_List(one), *theirs = mine ? PySequence_List(other) : NULL;
+    PyObject *found = theirs ? PyObject_RichCompare(mine, theirs, operation) : NULL;
+    Py_XDECREF(mine);
+    Py_XDECREF(theirs);
+    return found;
+}
+
 static PyMethodDef outcomes_methods[] = {
     {"add", (PyCFunction)(void (*)(void))outcomes_add, METH_FASTCALL, "add(status, result): of the next request."},
     {"advance", (PyCFunction)outcomes_advance, METH_VARARGS,
@@ -469,6 +481,8 @@ PyTypeObject OutcomesType = {
     .tp_basicsize = sizeof(Outcomes),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .tp_dealloc = (destructor)outcomes_dealloc,
+    .tp_richcompare = outcomes_compare,
+    .tp_hash = PyObject_HashNotImplemented,
     .tp_as_sequence = &outcomes_sequence,
     .tp_as_mapping = &outcomes_mapping,
     .tp_methods = outcomes_methods,

@@ -118,6 +118,17 @@ def test_receipts_are_the_same_to_the_last_byte(entries, data):
             made = filled(way, shape, listed, [(status, result) for _, status, result in entries])
             assert told(made, some) == expected
             assert made[1:3] == receipts[1:3] and made[::-1] == receipts[::-1]
+            assert made == receipts and receipts == made and made != [*receipts, None] and made != 5
+
+
+def test_equal_if_the_receipts_are():
+    listed = [Request(bytes(16), 1, seq, b"", b"") for seq in range(3)]
+    for one in range(len(WAYS)):
+        for other in range(len(WAYS)):
+            made = filled(one, opened, listed, [(OK, b"r")] * 3)
+            assert made == filled(other, in_lists, listed, [(OK, b"r")] * 3)
+            assert made != filled(other, in_lists, listed, [(OK, b"r")] * 2)
+            assert made != filled(other, in_lists, listed, [(OK, b"r"), (OK, b""), (OK, b"r")])
 
 
 @pytest.mark.parametrize("count", [15, 16, 17, 70_000])

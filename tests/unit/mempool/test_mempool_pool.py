@@ -58,6 +58,18 @@ def test_taking_is_round_robin_over_clients():
     assert take(pool, 3) == [(1, 4), (3, 2), (1, 5)]
 
 
+def test_what_fits_into_one_block_is_taken_whole():
+    """Nobody waits for another then, so each client's requests stand together, in order."""
+    pool = Mempool(MempoolOptions())
+    admit(pool, request(1, 1), request(2, 1), request(1, 2), request(2, 2), request(3, 1), request(1, 3))
+    pool.executed(key(request(2, 1)), 1)
+    register(pool, request(1, 2))
+    assert take(pool, 4) == [(1, 1), (1, 3), (2, 2), (3, 1)]
+    assert pool.waiting == pool.waiting_bytes == 0 and take(pool) == []
+    admit(pool, request(2, 3))
+    assert take(pool) == [(2, 3)]
+
+
 def test_a_block_keeps_its_bytes():
     """A-30: `max_bytes` bounds the encoded body; what does not fit comes first next time."""
     pool = Mempool(MempoolOptions())
@@ -203,7 +215,8 @@ def test_a28_a71_after_a_view_change_the_rest_is_waiting_again():
     assert take(pool, 2) == [(1, 1), (1, 2)]
     pool.reset_in_flight([key(request(1, 2))])
     assert pool.oldest_waiting_ms() == 1
-    assert take(pool) == [(1, 1), (2, 1), (1, 3)]
+    assert take(pool, 2) == [(1, 1), (2, 1)]
+    assert take(pool) == [(1, 3)]
     assert pool.oldest_waiting_ms() is None
 
 
