@@ -99,6 +99,10 @@ class Byzantine:
         """Where the node within stands."""
         return self.node.status(now_ms)
 
+    def wake_at_ms(self) -> int | None:
+        """When the node within wants a tick."""
+        return self.node.wake_at_ms()
+
     def welcome(self) -> Welcome:
         """First message to a client."""
         return self.node.welcome()

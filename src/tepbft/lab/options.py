@@ -12,7 +12,7 @@ from tepbft.lab.byzantine import PRIMARY, STRATEGIES
 from tepbft.lab.workload import APPLICATIONS
 from tepbft.types import MAX_NODES, MAX_OPERATION_BYTES
 
-MOST_PIPELINE, LEAST_PIPELINE, WAITING_S = 192, 16, 0.32
+MOST_PIPELINE, LEAST_PIPELINE, WAITING_S = 256, 16, 0.32
 """By default clients keep as many requests waiting as the limit lets through in `WAITING_S`, within these
 bounds for each: enough for full blocks, and not so many that nodes would decline them."""
 SATURATING = 64

@@ -330,17 +330,7 @@ class Node:
                 block = config_block(state.cfg.number, state.next_height, self._wall_ms, change)
                 replica.propose(block, block.digest(self.chain_id))
                 continue
-            moment = Sealing(
-                state.now,
-                self.mempool.waiting,
-                self.mempool.waiting_bytes,
-                self.mempool.oldest_waiting_ms(),
-                max(0, state.next_height - 1 - state.executed),
-                state.next_height,
-                state.stable_height,
-                self._more,
-            )
-            if not self._sealer.should_seal(moment):
+            if not self._sealer.should_seal(self._moment()):
                 return
             parameters = self.genesis.parameters
             batch = self.mempool.take(parameters.block_requests, parameters.block_bytes)
@@ -353,6 +343,26 @@ class Node:
             digest = block.digest(self.chain_id)
             self.ledger.proposed(digest, batch.requests, batch.digests)
             replica.propose(block, digest)
+
+    def _moment(self) -> Sealing:
+        state = self.state
+        return Sealing(
+            state.now,
+            self.mempool.waiting,
+            self.mempool.waiting_bytes,
+            self.mempool.oldest_waiting_ms(),
+            max(0, state.next_height - 1 - state.executed),
+            state.next_height,
+            state.stable_height,
+            self._more,
+        )
+
+    def wake_at_ms(self) -> Millis | None:
+        """When a block is due by time alone: whoever runs the node lets it know then, with a `Tick`. None
+        if something else has to happen first. Other timers are content with a tick now and then."""
+        if not self.mempool.waiting or not self.replica.may_propose():
+            return None
+        return self._sealer.wake_at_ms(self._moment())
 
     # --- asking -------------------------------------------------------------------------------
 

@@ -32,6 +32,10 @@ class NodeCore(Protocol):
         """Take one event."""
         ...
 
+    def wake_at_ms(self) -> int | None:
+        """When it wants a `Tick` earlier than it would come anyway."""
+        ...
+
     def status(self, now_ms: int) -> NodeStatus:
         """Where the node stands."""
         ...

@@ -108,8 +108,13 @@ class NodeSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     ] = 0
 
     tick_ms: Annotated[
-        int, Meta(ge=1, le=1000, description="Time between two looks at the timers, milliseconds.")
-    ] = 10
+        int,
+        Meta(
+            ge=1,
+            le=1000,
+            description="Time between two looks at the timers, ms. Blocks that are due do not wait for it.",
+        ),
+    ] = 40
     t_request_ms: Annotated[
         _Timer, Meta(description="A request must be executed within this time, or the view changes.")
     ] = 1000
@@ -120,7 +125,7 @@ class NodeSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         60_000
     )
     t_status_ms: Annotated[
-        _Timer, Meta(description="Time between two STATUS messages; with more than five nodes it is longer.")
+        _Timer, Meta(description="Time between two STATUS messages; with more than three nodes it is longer.")
     ] = 200
     t_retransmit_ms: Annotated[_Timer, Meta(description="Time between retransmissions.")] = 500
 
@@ -212,9 +217,9 @@ def peer_addresses(settings: NodeSettings) -> dict[NodeId, tuple[str, int]]:
 
 
 def status_interval_ms(settings: NodeSettings, nodes: int) -> int:
-    """Time between two STATUS messages with so many nodes: each hears as many a second as with five, as
+    """Time between two STATUS messages with so many nodes: each hears as many a second as with three, as
     long as it is at most half of the request timeout (or what is set is longer anyway)."""
-    longer = settings.t_status_ms * (nodes - 1) // 4
+    longer = settings.t_status_ms * (nodes - 1) // 2
     return max(settings.t_status_ms, min(longer, settings.t_request_ms // 2))
 
 

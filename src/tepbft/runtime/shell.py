@@ -44,7 +44,7 @@ from tepbft.runtime.readmission import Readmission
 from tepbft.storage.errors import StoreFull
 from tepbft.storage.port import ChainStore
 from tepbft.trusted.port import AdvanceFloor, TcRequest
-from tepbft.types import ConnectionId
+from tepbft.types import ConnectionId, Millis
 from tepbft.wire import WantProof
 
 BATCH_FRAMES = 128
@@ -170,7 +170,7 @@ class Shell:
                     self.turn()
                     await self._say_first()
                     busy = self._inbox or self._requests
-                    await (asyncio.sleep(0) if busy else self._pause(self._tick_ms / 1000))
+                    await (asyncio.sleep(0) if busy else self._pause(self._idle_s()))
         except TepbftError:
             raise  # the store or the system failed, and a person has to do something about it
         except Exception as error:
@@ -193,10 +193,18 @@ class Shell:
         if admission is not None:
             self._backlog.append(admission)
         now_ms = self._clock.now_ms()
-        if now_ms >= self._tick_at_ms:
+        if now_ms >= self._look_at_ms():
             self._tick_at_ms = now_ms + self._tick_ms
             self._backlog.append(Tick(self._clock.wall_ms()))
         self.work()
+
+    def _look_at_ms(self) -> Millis:
+        """When the node wants to hear of the time: now and then, and when a block is due."""
+        seal_at_ms = self.core.node.wake_at_ms()
+        return self._tick_at_ms if seal_at_ms is None else min(self._tick_at_ms, seal_at_ms)
+
+    def _idle_s(self) -> float:
+        return max(1, self._look_at_ms() - self._clock.now_ms()) / 1000
 
     async def _say_first(self) -> None:
         """What was announced is on its way once the loop has had its turn; then the rest is done."""

@@ -69,13 +69,13 @@ def test_a_single_client_has_one_request_at_a_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit_per_s", "expected"), [(None, 192), (27_000.0, 192), (9_000.0, 90), (5_000.0, 50), (500.0, 16)]
+    ("limit_per_s", "expected"), [(None, 256), (27_000.0, 256), (9_000.0, 90), (5_000.0, 50), (500.0, 16)]
 )
 def test_clients_keep_as_many_requests_waiting_as_nodes_take_up(
     limit_per_s: float | None, expected: int
 ) -> None:
     assert BenchOptions(clients=32).outstanding_per_client(limit_per_s) == expected
-    assert BenchOptions(clients=32, pipeline=200).outstanding_per_client(limit_per_s) == 200
+    assert BenchOptions(clients=32, pipeline=300).outstanding_per_client(limit_per_s) == 300
 
 
 @pytest.mark.parametrize("interval", [1, 8, 64, 128])

@@ -61,6 +61,26 @@ def test_effects_of_a_step_belong_to_that_step() -> None:
     assert second.persist == [] and second.certify == [] and second.replies == []
 
 
+def test_a_primary_says_when_a_block_is_due_by_time_alone() -> None:
+    """Whoever runs it need not look at the clock more often than timers want (`Sealer.wake_at_ms`)."""
+    world = World(3, options=NodeOptions())
+    client, primary, backup = world.clients[0], world.node(A), world.node(B)
+    assert primary.wake_at_ms() is None, "nothing waits"
+    world.filters.append(lambda sender, to, message: to != A)
+    world.event(A, ClientRequests(ConnectionId(0), [client.make(put("first"))]))
+    assert world.run(500, lambda: primary.state.next_height > primary.state.executed + 1)
+    now = world.now
+    primary.step(ClientRequests(ConnectionId(0), [client.make(put("second"))]), now)
+    assert primary.mempool.waiting == 1, "a block is under way"
+    due = primary.wake_at_ms()
+    assert due is not None and now < due <= now + 10
+    assert backup.wake_at_ms() is None, "others seal nothing"
+    primary.step(Tick(0), due - 1)
+    assert primary.mempool.waiting == 1
+    primary.step(Tick(0), due)
+    assert primary.mempool.waiting == 0 and primary.wake_at_ms() is None
+
+
 def test_messages_of_strangers_are_ignored() -> None:
     """A sender that is no member, and the own number, have no voice."""
     world = World(3)

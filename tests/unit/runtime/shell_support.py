@@ -82,6 +82,7 @@ class FakeNode:
         self.configuration = configuration()
         self.outcomes: dict[tuple[bytes, int, int], tuple[int, Receipt]] = {}
         self.phase, self.heals, self.verdict = "active", True, "works"
+        self.seal_at_ms: int | None = None
 
     def start(self, now_ms: int, wall_ms: int) -> Effects:
         self.log.append(("start", None))
@@ -90,6 +91,9 @@ class FakeNode:
     def step(self, event: Event, now_ms: int) -> Effects:
         self.events.append(event)
         return self.script(event) or Effects()
+
+    def wake_at_ms(self) -> int | None:
+        return self.seal_at_ms
 
     def status(self, now_ms: int) -> NodeStatus:
         return NodeStatus(

@@ -176,7 +176,7 @@ def test_a_port_in_use_leaves_nothing_open(folder: Folder) -> None:
 def test_every_option_of_the_node_core_has_its_setting() -> None:
     settings = NodeSettings(node=0)
     assert process.node_options(settings, 3) == NodeOptions()
-    assert process.node_options(settings, 9).t_status_ms == 400
+    assert process.node_options(settings, 9).t_status_ms == 500
 
 
 def test_the_command_says_what_is_wrong(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:

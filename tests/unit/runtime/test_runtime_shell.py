@@ -239,6 +239,22 @@ async def test_ticks_come_without_input_and_stop_ends_the_loop() -> None:
     assert world.log[0] == ("start", None)
 
 
+def test_a_block_that_is_due_does_not_wait_for_the_next_tick() -> None:
+    world = World(lambda event: None)
+
+    def ticks_at(now: int, seal_at_ms: int | None) -> int:
+        world.clock.now, world.node.seal_at_ms = now, seal_at_ms
+        before = len(world.node.events)
+        world.shell.turn()
+        return len(world.node.events) - before
+
+    assert ticks_at(1000, None) == 1
+    assert ticks_at(1003, None) == ticks_at(1003, 1004) == 0  # the next tick comes 10 ms later
+    assert ticks_at(1004, 1004) == 1
+    assert ticks_at(1013, None) == 0
+    assert ticks_at(1014, 2000) == 1
+
+
 async def test_a_lost_component_silences_the_node_until_it_has_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
