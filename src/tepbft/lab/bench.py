@@ -26,7 +26,7 @@ from tepbft.cli.creation import Plan, create_cluster
 from tepbft.cli.lifecycle import lower_cluster
 from tepbft.cli.processes import kill, kill_started, node_pid
 from tepbft.errors import TepbftError
-from tepbft.lab.calibrate import SignatureCost, calibrate
+from tepbft.lab.calibrate import SignatureCost, calibrate, limit_per_s
 from tepbft.lab.companion import Companion, mean_us
 from tepbft.lab.histogram import Histogram
 from tepbft.lab.job import Job, Report, now_us
@@ -149,6 +149,7 @@ class _Run:
         self._killed: int | None = None
         self._problems: list[str] = []
         self._verify_us: list[float] = []
+        self._prepared = 0
         self._probe: Probe
 
     # --- up -----------------------------------------------------------------------------------
@@ -163,7 +164,7 @@ class _Run:
         options = self.options
         names = [f"client{number:02}" for number in range(options.clients)]
         count = options.generators
-        limit_tps = self._limit(self._cost, live=False)
+        limit_tps = self._limit(self._cost, live_share=0.0)
         limit = limit_tps / options.bundle if limit_tps else None
         pipeline = options.outstanding_per_client(limit)
         budget_s = options.warmup_s + options.seconds
@@ -175,6 +176,7 @@ class _Run:
             wanted = min(wanted, 2000 * budget_s)  # a few closed loops wait most of the time
         each = int(min(wanted * PREPARE_MARGIN, MAX_PREPARED) / options.clients) + 1
         prepare = 0 if options.scheme in LIVE_SCHEMES else each
+        self._prepared = prepare * options.clients
         return [
             Job(
                 cluster=str(self.cluster.layout.root),
@@ -341,7 +343,7 @@ class _Run:
         replicas = len(options.correct)
         live = sum(report.signed_live for report in reports) if options.scheme not in LIVE_SCHEMES else 0
         calibrated, cost = cost, SignatureCost(mean_us(self._verify_us, cost.verify_us), cost.sign_us)
-        limit = self._limit(cost, live > 0)
+        limit = self._limit(cost, live / (live + self._prepared) if live else 0.0)
         tps = committed / window_s
         used, trusted = self._cpu()
         messages, octets = self._messages(committed)
@@ -394,11 +396,9 @@ class _Run:
             commit=current_commit(),
         )
 
-    def _limit(self, cost: SignatureCost, live: bool) -> float | None:
-        if not cost.verify_us:
-            return None
-        per_tx_us = len(self.options.running) * cost.verify_us + (cost.sign_us if live else 0.0)
-        return cores() * 1e6 / per_tx_us * self.options.bundle
+    def _limit(self, cost: SignatureCost, live_share: float) -> float | None:
+        limit = limit_per_s(cost, len(self.options.running), live_share)
+        return limit * self.options.bundle if limit else None
 
     def _cpu(self) -> tuple[float, float]:
         trusted = self._after.trusted_cpu_s - self._before.trusted_cpu_s

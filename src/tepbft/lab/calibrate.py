@@ -60,6 +60,14 @@ class Workbench:
             raise TepbftError("calibration", "a good signature did not verify", "Check the installation.")
 
 
+def limit_per_s(cost: SignatureCost, replicas: int, live_share: float = 0.0) -> float | None:
+    """Requests per second that signatures allow on the cores here, whatever the protocol does; None if they
+    cost nothing. `live_share`: of all requests, those that are signed on the same cores meanwhile."""
+    if not cost.verify_us:
+        return None
+    return cores() * 1e6 / (replicas * cost.verify_us + live_share * cost.sign_us)
+
+
 def measure(scheme_name: str, nodes: int, seconds: float, begin_s: float) -> SignatureCost:
     """On this core: a batch at a time, the median of the batches. Begins at `begin_s` (monotonic)."""
     bench = Workbench(scheme_name, nodes)

@@ -20,7 +20,8 @@ class BenchResult(Struct, frozen=True, kw_only=True):
     latency_ms: dict[str, float]
     """p50, p95, p99, max, mean. Open loop: from when the request was due."""
     limit_tps: float | None
-    """cores / (n * t_verify), with t_sign added where clients signed during the run; None for `none`."""
+    """cores / (n * t_verify), with t_sign added for the share of requests that clients signed during the
+    run; None for `none`."""
     ratio: float | None
     """tps / limit_tps."""
     t_verify_us: float

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from tepbft.cli.cluster import plain_http
-from tepbft.lab import companion
-from tepbft.lab.calibrate import Workbench
+from tepbft.lab import calibrate, companion
+from tepbft.lab.calibrate import SignatureCost, Workbench, limit_per_s
 from tepbft.lab.companion import Companion, mean_us, sample
 from tepbft.lab.options import BenchOptions
 
@@ -49,6 +49,18 @@ def test_one_sample_verifies_good_signatures_only(scheme: str) -> None:
 def test_the_limit_takes_the_mean_and_without_samples_what_was_measured_around() -> None:
     assert mean_us([20.0, 30.0], 99.0) == pytest.approx(24.0), "a rate of 1/20 and one of 1/30"
     assert mean_us([], 99.0) == 99.0
+
+
+def test_signing_counts_for_the_share_of_requests_that_were_signed_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A few late signatures must not make the limit look lower, and the ratio higher, than it is."""
+    monkeypatch.setattr(calibrate, "cores", lambda: 2)
+    cost = SignatureCost(25.0, 40.0)
+    assert limit_per_s(cost, 4) == 20_000
+    assert limit_per_s(cost, 4, live_share=0.25) == pytest.approx(2e6 / 110)
+    assert limit_per_s(cost, 4, live_share=1.0) == pytest.approx(2e6 / 140)
+    assert limit_per_s(SignatureCost(0.0, 0.0), 4) is None
 
 
 def test_only_a_load_that_keeps_the_cores_busy_is_measured_beside() -> None:
