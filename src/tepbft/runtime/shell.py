@@ -80,13 +80,17 @@ def merge(into: Effects, more: Effects) -> None:
     into.notices += more.notices
 
 
-def _in_parts(event: ClientRequests) -> list[ClientRequests]:
-    """The same requests in events of at most `PART_REQUESTS`."""
-    requests = event.requests
-    if len(requests) <= PART_REQUESTS:
-        return [event]
-    starts = range(0, len(requests), PART_REQUESTS)
-    return [ClientRequests(event.connection, requests[at : at + PART_REQUESTS]) for at in starts]
+def _queue(waiting: deque[ClientRequests], event: ClientRequests) -> None:
+    """Requests join those that wait already, in events of at most `PART_REQUESTS`: what one connection says
+    in many frames costs one step, and a long list several."""
+    connection, requests = event.connection, event.requests
+    if waiting and waiting[-1].connection == connection:
+        last = waiting[-1].requests
+        if len(last) + len(requests) <= PART_REQUESTS:
+            waiting[-1] = ClientRequests(connection, [*last, *requests])
+            return
+    for at in range(0, len(requests), PART_REQUESTS):
+        waiting.append(ClientRequests(connection, requests[at : at + PART_REQUESTS]))
 
 
 class Shell:
@@ -184,7 +188,7 @@ class Shell:
         for source, item in self._inbox.take(BATCH_FRAMES, clients=not self._requests):
             event = self._event(source, item)
             if isinstance(event, ClientRequests):
-                self._requests += _in_parts(event)
+                _queue(self._requests, event)
             elif event is not None:
                 self._backlog.append(event)
         admission = self._admission()
