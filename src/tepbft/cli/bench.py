@@ -114,7 +114,7 @@ def bench(
         int | None,
         typer.Option(
             metavar="P",
-            help="Requests each keeps waiting (default: up to 128, as many as nodes take up; 1 for a "
+            help="Requests each keeps waiting (default: up to 256, as many as nodes take up; 1 for a "
             "single client).",
         ),
     ] = None,

@@ -4,7 +4,7 @@
 
 The speed of a shared machine changes within seconds, and what was measured before and after a run need
 not hold in between. So a process verifies a few signatures ten times a second beside the nodes, on cores
-that they keep busy, for which it takes less than a hundredth of one core. It says `ready`, begins and
+that they keep busy, for which it takes about a hundredth of one core. It says `ready`, begins and
 ends with a line on standard input, and then prints the microseconds of each sample.
 
 A sample is the median of several short parts, each by the clock of the thread, after as many signatures

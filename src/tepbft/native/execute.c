@@ -5,7 +5,7 @@
 
 /* --- lanes --------------------------------------------------------------------------------------- */
 
-/* See `execution.lane.Lane`. */
+/* See `execution.outcomes.Lane`. */
 typedef struct {
     PyObject_HEAD
     unsigned long long session, expected;

@@ -67,6 +67,8 @@ PyObject *row_digest(const Row *row);
 int plain_index(PyObject *key, Py_ssize_t length, Py_ssize_t *index);
 /* A tuple of `count` new references; NULL, and they are given back, if one of them is NULL. */
 PyObject *pack_tuple(int count, PyObject **items);
+/* What `factory` makes of `count` new references, which are given up; NULL if one of them is. */
+PyObject *make_object(PyObject *factory, int count, PyObject **fields);
 
 /* walk.c */
 /* Names of what requests as objects, and contexts, are asked for. */

@@ -178,10 +178,16 @@ static PyObject *cut(PyObject *bytes, const uint8_t *end)
     return bytes;
 }
 
-/* The line that item `i` of a list of indices names; NULL if there is none. */
+/* The line that item `i` of a list of indices names; NULL if there is none. Plain integers only: asking others
+ * for their value would run code that may change the list. */
 static const Line *named_line(const Outcomes *outcomes, PyObject *indices, Py_ssize_t i)
 {
-    Py_ssize_t index = PyNumber_AsSsize_t(PyList_GET_ITEM(indices, i), PyExc_IndexError);
+    PyObject *item = PyList_GET_ITEM(indices, i);
+    if (!PyLong_CheckExact(item)) {
+        PyErr_SetString(PyExc_TypeError, "indices are integers");
+        return NULL;
+    }
+    Py_ssize_t index = PyNumber_AsSsize_t(item, PyExc_IndexError);
     if (index == -1 && PyErr_Occurred())
         return NULL;
     if (index < 0 || index >= outcomes->filled) {
@@ -415,12 +421,7 @@ static PyObject *outcomes_item(Outcomes *outcomes, Py_ssize_t index)
         PyLong_FromLong(line->status),
         Py_NewRef(line->result),
     };
-    PyObject *arguments = pack_tuple(6, fields);
-    if (!arguments)
-        return NULL;
-    PyObject *receipt = PyObject_CallObject(outcomes->factory, arguments);
-    Py_DECREF(arguments);
-    return receipt;
+    return make_object(outcomes->factory, 6, fields);
 }
 
 static PyObject *outcomes_subscript(Outcomes *outcomes, PyObject *key)

@@ -321,6 +321,14 @@ PyObject *pack_tuple(int count, PyObject **items)
     return tuple;
 }
 
+PyObject *make_object(PyObject *factory, int count, PyObject **fields)
+{
+    PyObject *arguments = pack_tuple(count, fields);
+    PyObject *made = arguments ? PyObject_CallObject(factory, arguments) : NULL;
+    Py_XDECREF(arguments);
+    return made;
+}
+
 static Py_ssize_t batch_length(Batch *batch)
 {
     return batch->count;
@@ -340,12 +348,7 @@ static PyObject *batch_item(Batch *batch, Py_ssize_t index)
         batch_part_of(batch, row->op, row->op_size),
         batch_part_of(batch, row->auth, row->auth_size),
     };
-    PyObject *arguments = pack_tuple(5, fields);
-    if (!arguments)
-        return NULL;
-    PyObject *request = PyObject_CallObject(batch->factory, arguments);
-    Py_DECREF(arguments);
-    return request;
+    return make_object(batch->factory, 5, fields);
 }
 
 /* The part of a batch from `start` on. */

@@ -245,6 +245,11 @@ def test_wrong_types_are_refused():
         with pytest.raises(TypeError):
             call((0,))
     made.add(OK, b"")
+    for call in (made.answers, made.encoded, made.span):
+        with pytest.raises(TypeError):
+            call([0, 0.5])
+        with pytest.raises(IndexError):
+            call([2**70])
     with pytest.raises(TypeError):
         made.grouped({b"a" * 16: [7]})
     with pytest.raises(TypeError):
