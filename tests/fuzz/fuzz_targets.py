@@ -56,7 +56,6 @@ from tepbft.storage.records import (
     decode_configuration,
     decode_receipts,
     decode_record,
-    encode_receipts,
 )
 from tepbft.storage.snapshots import SnapshotFile, SnapshotFolder, SnapshotHead
 from tepbft.trusted.device_wire import DeviceReply, DeviceRequest, reply_codec, request_codec
@@ -341,7 +340,7 @@ TARGETS: tuple[Target, ...] = (
         FILES,
     ),
     Target("record", decode_record, _records, encode=encode),
-    Target("receipts", decode_receipts, _receipts.map(encode_receipts)),
+    Target("receipts", decode_receipts, _receipts.map(encode)),
     Target("configuration", decode_configuration, encoded(Configuration), encode=encode),
     Target(
         "journal_file",

@@ -15,7 +15,7 @@ from tepbft.cli.signals import terminate_as_interrupt
 from tepbft.errors import TepbftError
 from tepbft.lab.bench import run_bench
 from tepbft.lab.byzantine import STRATEGIES
-from tepbft.lab.options import BenchOptions, check_options
+from tepbft.lab.options import MOST_PIPELINE, BenchOptions, check_options
 from tepbft.lab.result import BenchResult
 
 LONGEST_S = 24 * 3600.0
@@ -114,8 +114,8 @@ def bench(
         int | None,
         typer.Option(
             metavar="P",
-            help="Requests each keeps waiting (default: up to 256, as many as nodes take up; 1 for a "
-            "single client).",
+            help=f"Requests each keeps waiting (default: up to {MOST_PIPELINE}, as many as nodes take up; "
+            "1 for a single client).",
         ),
     ] = None,
     rate: Annotated[

@@ -69,13 +69,8 @@ def decode_record(payload: bytes) -> Record:
     return record
 
 
-def encode_receipts(receipts: list[Receipt]) -> bytes:
-    """`HeaderRecord.receipts`: the receipts of one block, in order (the wire encoding of the list)."""
-    return _encode(receipts)
-
-
 def decode_receipts(data: bytes) -> list[Receipt]:
-    """Inverse of `encode_receipts`; PeerFault if malformed. Empty bytes stand for no receipts."""
+    """`HeaderRecord.receipts`, in order; PeerFault if malformed. Empty bytes stand for no receipts."""
     if not data:
         return []
     return _decode_canonical(_decode_receipts, data)

@@ -31,8 +31,8 @@ from tepbft.runtime.metrics import Metrics
 from tepbft.runtime.transport import bind
 from tepbft.runtime.view import NodeView
 from tepbft.storage.port import StoredBlock
-from tepbft.storage.records import encode_receipts
 from tepbft.types import ConnectionId
+from tepbft.wire import encode
 
 CLIENT = b"\x0c" * 16
 PATH = f"{CLIENT.hex()}/1/7"
@@ -50,7 +50,7 @@ def stored(height: int) -> StoredBlock:
     certificate = CommitCertificate(0, 0, height, block.digest(GENESIS.chain_id), (Vote(0, 1, b"s"),))
     zero = bytes(32)
     header = Header(height, 5, certificate.digest, zero, zero, receipts_root([RECEIPT]), zero, zero)
-    return StoredBlock(block, certificate, header, encode_receipts([RECEIPT]))
+    return StoredBlock(block, certificate, header, encode([RECEIPT]))
 
 
 class FakeStore:
