@@ -3,9 +3,10 @@
     python -m tepbft.lab.companion SCHEME NODES
 
 The speed of a shared machine changes within seconds, and what was measured before and after a run need
-not hold in between. So a process verifies a few signatures ten times a second beside the nodes, on cores
-that they keep busy, for which it takes about a hundredth of one core. It says `ready`, begins and
-ends with a line on standard input, and then prints the microseconds of each sample.
+not hold in between; nor are its cores equally fast. So a process verifies a few signatures ten times a
+second beside the nodes, on one core after the other, all of which they keep busy, and takes about a
+hundredth of one. It says `ready`, begins and ends with a line on standard input, and then prints the
+microseconds of each sample.
 
 A sample is the median of several short parts, each by the clock of the thread, after as many signatures
 that do not count: so neither waiting for a core nor caches that others filled are taken for verification.
@@ -15,6 +16,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import os
 import select
 import subprocess
 import sys
@@ -54,7 +57,10 @@ def main() -> int:
     print("ready", flush=True)
     samples: list[float] = []
     if sys.stdin.buffer.readline():
-        while not select.select([sys.stdin], [], [], INTERVAL_S)[0]:
+        for core in itertools.cycle(sorted(os.sched_getaffinity(0))):
+            if select.select([sys.stdin], [], [], INTERVAL_S)[0]:
+                break
+            os.sched_setaffinity(0, {core})
             samples.append(sample(bench, requests))
     print(msgspec.json.encode(samples).decode(), flush=True)
     return 0

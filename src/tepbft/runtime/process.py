@@ -46,7 +46,7 @@ from tepbft.runtime.shell import Shell
 from tepbft.runtime.tls import TlsContexts, certificate_digest, make_contexts
 from tepbft.runtime.traffic import Traffic
 from tepbft.runtime.transport import bind
-from tepbft.runtime.verifying import open_verifier
+from tepbft.runtime.verifying import open_verifier, requests_at_once
 from tepbft.runtime.verifying_parallel import NodeVerifier
 from tepbft.runtime.view import NodeView, answer_want_proof
 from tepbft.storage.port import ChainStore
@@ -349,6 +349,7 @@ async def serve(parts: Parts, core: Core, sockets: Sockets) -> int:
         readmission=Readmission(genesis.chain_id, settings.node, seed) if seed is not None else None,
         tick_ms=settings.tick_ms,
         verification=parts.requests.mode,
+        part_requests=requests_at_once(parts.requests.mode(), genesis.scheme),
     )
     metrics.watch(
         shell.status,

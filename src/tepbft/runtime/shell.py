@@ -49,7 +49,6 @@ from tepbft.wire import WantProof
 
 BATCH_FRAMES = 128
 MERGE_EVENTS = 32
-PART_REQUESTS = 256
 RETRY_S = 1.0
 PROBE_MS = 1000
 """How often a component that has nothing to do is asked whether it is still there."""
@@ -80,17 +79,17 @@ def merge(into: Effects, more: Effects) -> None:
     into.notices += more.notices
 
 
-def _queue(waiting: deque[ClientRequests], event: ClientRequests) -> None:
-    """Requests join those that wait already, in events of at most `PART_REQUESTS`: what one connection says
-    in many frames costs one step, and a long list several."""
+def _queue(waiting: deque[ClientRequests], event: ClientRequests, most: int) -> None:
+    """Requests join those that wait already, in events of at most `most`: what one connection says in many
+    frames costs one step, and a long list several."""
     connection, requests = event.connection, event.requests
     if waiting and waiting[-1].connection == connection:
         last = waiting[-1].requests
-        if len(last) + len(requests) <= PART_REQUESTS:
+        if len(last) + len(requests) <= most:
             waiting[-1] = ClientRequests(connection, [*last, *requests])
             return
-    for at in range(0, len(requests), PART_REQUESTS):
-        waiting.append(ClientRequests(connection, requests[at : at + PART_REQUESTS]))
+    for at in range(0, len(requests), most):
+        waiting.append(ClientRequests(connection, requests[at : at + most]))
 
 
 class Shell:
@@ -98,7 +97,8 @@ class Shell:
 
     After the trusted component was lost, `reopen_device` finds or starts one (it blocks, and runs in a
     thread), and `rebuild` makes a new node core from the same store. `prove` answers WantProof.
-    `verification` says how signatures of clients are verified, for `status`.
+    `verification` says how signatures of clients are verified, for `status`; so many of them at a time that
+    peers need not wait (`part_requests`).
     """
 
     def __init__(
@@ -116,6 +116,7 @@ class Shell:
         readmission: Readmission | None,
         tick_ms: int,
         verification: Callable[[], str] = lambda: "inline",
+        part_requests: int = 256,
         clock: Clock | None = None,
     ) -> None:
         self.core = core
@@ -132,6 +133,7 @@ class Shell:
         self._readmission = readmission
         self._tick_ms = tick_ms
         self._verification = verification
+        self._part_requests = part_requests
         self._clock = clock or Clock()
         self._effects = Effects()
         self._announced = False
@@ -188,7 +190,7 @@ class Shell:
         for source, item in self._inbox.take(BATCH_FRAMES, clients=not self._requests):
             event = self._event(source, item)
             if isinstance(event, ClientRequests):
-                _queue(self._requests, event)
+                _queue(self._requests, event, self._part_requests)
             elif event is not None:
                 self._backlog.append(event)
         admission = self._admission()

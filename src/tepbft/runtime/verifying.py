@@ -16,6 +16,10 @@ from tepbft.runtime.verifying_parallel import InlineVerifier, NodeVerifier, Thre
 Mode = Literal["inline", "threads", "workers"]
 CHEAP_SCHEMES = frozenset({"mac", "none"})
 """Schemes whose verification takes about a microsecond: less than it costs to tell another thread of it."""
+PROMPT, PLENTY = 128, 256
+"""Requests that a node verifies before it looks at what its peers say. 128 signatures take some 4 ms of a
+core: with twice as many, other nodes ran out of work while the primary was at it. What costs little, or is
+shared by several cores, is better done in larger parts."""
 MAX_THREADS = 4
 """With more of them the GIL, needed between two signatures, is what they wait for."""
 log = structlog.get_logger("tepbft.verifying")
@@ -44,6 +48,11 @@ def choose(wanted: str, parts: int, *, cores: int, nodes: int, scheme: str) -> C
     if share <= 1:
         return INLINE
     return Choice("threads" if share <= MAX_THREADS else "workers", share)
+
+
+def requests_at_once(mode: str, scheme: str) -> int:
+    """How many requests of clients are worked off at a time, in a mode as `NodeVerifier.mode` tells it."""
+    return PROMPT if mode == INLINE.mode and scheme not in CHEAP_SCHEMES else PLENTY
 
 
 def open_verifier(

@@ -399,7 +399,7 @@ def test_what_a_connection_says_in_many_frames_costs_one_step() -> None:
     waiting: deque[ClientRequests] = deque()
     for connection, count in ((1, 3), (1, 250), (1, 4), (2, 1), (1, 600), (1, 10), (1, 0)):
         numbers = [Request(bytes(16), 1, seq, b"", b"") for seq in range(count)]
-        shell_module._queue(waiting, ClientRequests(ConnectionId(connection), numbers))
+        shell_module._queue(waiting, ClientRequests(ConnectionId(connection), numbers), 256)
     sizes = [(event.connection, len(event.requests)) for event in waiting]
     assert sizes == [(1, 253), (1, 4), (2, 1), (1, 256), (1, 256), (1, 98)]
     assert [request.seq for request in waiting[0].requests] == [*range(3), *range(250)]

@@ -27,7 +27,7 @@ from tepbft.errors import TepbftError
 from tepbft.lab.usage import node_usage, usage, verifying_workers
 from tepbft.runtime import verifying_parallel
 from tepbft.runtime.settings import NodeSettings
-from tepbft.runtime.verifying import Choice, choose, open_verifier
+from tepbft.runtime.verifying import Choice, choose, open_verifier, requests_at_once
 from tepbft.runtime.verifying_parallel import (
     MIN_PART_REQUESTS,
     InlineVerifier,
@@ -167,6 +167,21 @@ def test_the_choice_goes_by_the_cores_of_a_node(
     assert choose(wanted, count, cores=cores, nodes=nodes, scheme="secp256k1") == found
     for scheme in ("mac", "none"):  # a microsecond each
         assert choose(wanted, count, cores=cores, nodes=nodes, scheme=scheme) == Choice("inline", 1)
+
+
+@pytest.mark.parametrize(
+    ("mode", "scheme", "count"),
+    [
+        ("inline", "secp256k1", 128),
+        ("inline", "mac", 256),
+        ("inline", "none", 256),
+        ("4 threads", "p256", 256),
+    ],
+)
+def test_peers_wait_for_few_signatures(mode: str, scheme: str, count: int) -> None:
+    """Costly signatures are verified in small parts, between which a node hears its peers; what is cheap,
+    or shared by several cores, in larger ones."""
+    assert requests_at_once(mode, scheme) == count
 
 
 def a_genesis(scheme: str, *hosts: str) -> Genesis:
