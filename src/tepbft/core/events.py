@@ -39,6 +39,8 @@ class ClientRequests(Struct, frozen=True):
     requests: Sequence[Request]
     more: bool = False
     """Further requests are at hand and follow at once: a block may wait for them."""
+    pressed: bool = False
+    """The node has had hardly a moment to spare lately: fuller blocks are worth more than prompt ones."""
 
 
 class ConnectionClosed(Struct, frozen=True):

@@ -134,7 +134,7 @@ class Node:
         )
         self._proposed_above: Height = 0
         self._wall_ms: Millis = 0
-        self._more = False
+        self._more = self._pressed = False
         self.counters: dict[str, int] = {}
 
     # --- the one door -------------------------------------------------------------------------
@@ -162,7 +162,7 @@ class Node:
                 else:
                     self.replica.on_message(event.sender, event.message)
             case ClientRequests():
-                self._more = event.more
+                self._more, self._pressed = event.more, event.pressed
                 self._admit(event.connection, event.requests)
             case TcAnswered():
                 self.replica.on_answer(event.request, event.answer)
@@ -355,6 +355,7 @@ class Node:
             state.next_height,
             state.stable_height,
             self._more,
+            self._pressed,
         )
 
     def wake_at_ms(self) -> Millis | None:

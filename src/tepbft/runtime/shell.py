@@ -41,6 +41,7 @@ from tepbft.runtime.logs import logs_debug
 from tepbft.runtime.metrics import Metrics
 from tepbft.runtime.peers import PeerNetwork
 from tepbft.runtime.readmission import Readmission
+from tepbft.runtime.utilisation import Utilisation
 from tepbft.storage.errors import StoreFull
 from tepbft.storage.port import ChainStore
 from tepbft.trusted.port import AdvanceFloor, TcRequest
@@ -135,6 +136,7 @@ class Shell:
         self._verification = verification
         self._part_requests = part_requests
         self._clock = clock or Clock()
+        self._utilisation = Utilisation(self._clock.now_ms())
         self._effects = Effects()
         self._announced = False
         """Something is on its way, and the disk must not be waited for before the loop has sent it."""
@@ -175,8 +177,7 @@ class Shell:
                 else:
                     self.turn()
                     await self._say_first()
-                    busy = self._inbox or self._requests
-                    await (asyncio.sleep(0) if busy else self._pause(self._idle_s()))
+                    await self._breathe()
         except TepbftError:
             raise  # the store or the system failed, and a person has to do something about it
         except Exception as error:
@@ -184,6 +185,15 @@ class Shell:
             log.critical(kind, error=str(error) or type(error).__name__, exc_info=True)
             return EXIT_CONTRACT_BROKEN
         return 0
+
+    async def _breathe(self) -> None:
+        """The loop has its turn; where nothing waits for this node, it waits for something."""
+        if self._inbox or self._requests:
+            await asyncio.sleep(0)
+            return
+        self._utilisation.waits(self._clock.now_ms())
+        await self._pause(self._idle_s())
+        self._utilisation.works(self._clock.now_ms())
 
     def turn(self) -> None:
         """One batch of input, then a tick."""
@@ -226,9 +236,7 @@ class Shell:
             self.carry_out()
             self._drain()
             if self._requests and not self._announced:
-                part = self._requests.popleft()
-                more = bool(self._requests) or self._inbox.bytes_of("client") > 0
-                self._backlog.append(ClientRequests(part.connection, part.requests, more))
+                self._backlog.append(self._part())
                 self._drain()
         except StoreFull as error:
             if not self._full:
@@ -242,6 +250,11 @@ class Shell:
             if self._full:
                 self._full, self.trouble = False, ""
                 log.info("store_has_room")
+
+    def _part(self) -> ClientRequests:
+        part, pressed = self._requests.popleft(), self._utilisation.high(self._clock.now_ms())
+        more = bool(self._requests) or self._inbox.bytes_of("client") > 0
+        return ClientRequests(part.connection, part.requests, more, pressed)
 
     def _drain(self) -> None:
         effects = self._effects

@@ -4,10 +4,11 @@ An idle primary proposes at once, so a lone request waits for nobody. A busy one
 lets requests gather while its blocks are under way: the fuller the blocks, the
 cheaper each request. How many have to gather grows steeply with the blocks under way:
 with none the others are idle and must be fed, with one they will soon be, with more
-there is time for a full block, and also where requests already stand in line to be verified.
+there is time for a full block; and also where requests already stand in line to be verified,
+or the primary has hardly a moment to spare: another block then takes time from the one under way.
 So blocks grow with the load by themselves, until the cost of a block no longer matters.
 Nothing waits for company for ever: `max_wait_ms` with one block under way, and longer the
-more there are, or while more requests are on their way to the pool.
+more there are, while more requests are on their way to the pool, or while time is short.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ LEAST_REQUESTS = 64
 GROWTH = 4
 """Each block under way makes so many times more requests worth waiting for."""
 GATHERING = 40
-"""So many times `max_wait_ms` may a block fill up while its requests are being verified: a full one takes
-some 25 ms of a core, and several nodes may have to share one."""
+"""So many times `max_wait_ms` may a block fill up while its requests are being verified, or time is short:
+a full one takes some 25 ms of a core, and several nodes may have to share one."""
 
 
 class Sealing(Struct, frozen=True):
@@ -40,6 +41,8 @@ class Sealing(Struct, frozen=True):
     stable: Height
     more: bool = False
     """Further requests have arrived and only wait to be verified."""
+    pressed: bool = False
+    """This node has had hardly a moment to spare lately."""
 
 
 class Sealer(Struct, frozen=True):
@@ -56,18 +59,22 @@ class Sealer(Struct, frozen=True):
         """True if another block, of whatever content, may be under way."""
         return moment.in_flight < self.in_flight_limit and moment.next_height <= moment.stable + self.window
 
+    def _gathers(self, moment: Sealing) -> bool:
+        """True while a full block is worth waiting for."""
+        return bool(moment.in_flight) and (moment.more or moment.pressed)
+
     def enough(self, moment: Sealing) -> int:
         """Requests that are worth a block at once."""
         if not moment.in_flight and not moment.more:
             return 1
-        if moment.in_flight and moment.more:
+        if self._gathers(moment):
             return self.block_requests
         worth: int = LEAST_REQUESTS * GROWTH ** min(moment.in_flight, 8)
         return min(self.block_requests, worth)
 
     def patience_ms(self, moment: Sealing) -> Millis:
         """How long a request waits for company: the more blocks are under way, the less is lost by it."""
-        if moment.in_flight and moment.more:
+        if self._gathers(moment):
             return GATHERING * self.max_wait_ms
         return self.max_wait_ms * max(1, moment.in_flight) ** 2
 

@@ -403,3 +403,29 @@ def test_what_a_connection_says_in_many_frames_costs_one_step() -> None:
     sizes = [(event.connection, len(event.requests)) for event in waiting]
     assert sizes == [(1, 253), (1, 4), (2, 1), (1, 256), (1, 256), (1, 98)]
     assert [request.seq for request in waiting[0].requests] == [*range(3), *range(250)]
+
+
+async def test_a_node_with_no_time_to_spare_says_so_with_requests() -> None:
+    """What the sealer is told of the load: that more is to come, and that there was no pause."""
+    world = World(lambda event: None)
+    task = asyncio.create_task(world.shell.run())
+    request = Request(bytes(16), 1, 8, b"op", b"")
+
+    async def heard(count: int) -> list[ClientRequests]:
+        def found() -> list[ClientRequests]:
+            return [event for event in world.node.events if isinstance(event, ClientRequests)]
+
+        world.inbox.source("client", 5).put([Submit(b"x" * 32, [request] * count)], 100)
+        before = len(found())
+        await until(lambda: len(found()) > before and not world.inbox)
+        return found()[before:]
+
+    await until(lambda: any(isinstance(event, Tick) for event in world.node.events))
+    await asyncio.sleep(0)
+    world.clock.now += 5000  # all of it in `_pause`
+    assert [(event.more, event.pressed) for event in await heard(1)] == [(False, False)]
+    world.clock.step = 50  # at every look: now the node has something to do most of the time
+    await heard(1)
+    assert [event.pressed for event in await heard(300)] == [True, True]
+    world.shell.stop()
+    await task

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tepbft.seal import Sealer, Sealing
 
@@ -44,6 +45,10 @@ def moment(**changed) -> Sealing:
         ({"more": True, "now_ms": 300}, True),  # but not for ever
         ({"more": True, "in_flight": 0, "waiting": 9, "now_ms": 104}, False),  # idle: 64 or a full block
         ({"more": True, "in_flight": 0, "now_ms": 105}, True),
+        ({"pressed": True, "waiting": 9, "now_ms": 299}, False),  # no time for one block more
+        ({"pressed": True, "waiting": 10}, True),
+        ({"pressed": True, "now_ms": 300}, True),
+        ({"pressed": True, "in_flight": 0}, True),  # but the others must have something to do
     ],
 )
 def test_rule(changed, seals):
@@ -61,6 +66,7 @@ moments = st.builds(
     next_height=st.integers(1, 30),
     stable=st.integers(0, 10),
     more=st.booleans(),
+    pressed=st.booleans(),
 )
 
 
@@ -70,32 +76,12 @@ def test_waking_up_in_time_is_enough(now):
     """`wake_at_ms` is the moment at which time alone makes the difference."""
     wake = SEALER.wake_at_ms(now)
     if wake is None:
-        later = Sealing(
-            now.now_ms + 10**6,
-            now.waiting,
-            now.waiting_bytes,
-            now.oldest_waiting_ms,
-            now.in_flight,
-            now.next_height,
-            now.stable,
-            now.more,
-        )
+        later = replace(now, now_ms=now.now_ms + 10**6)
         assert not SEALER.should_seal(later)
         return
 
     def at(time: int) -> bool:
-        return SEALER.should_seal(
-            Sealing(
-                time,
-                now.waiting,
-                now.waiting_bytes,
-                now.oldest_waiting_ms,
-                now.in_flight,
-                now.next_height,
-                now.stable,
-                now.more,
-            )
-        )
+        return SEALER.should_seal(replace(now, now_ms=time))
 
     assert at(wake)
     assert wake == now.now_ms or not at(wake - 1)
