@@ -22,6 +22,7 @@ from tepbft.cli import (
     torment,
 )
 from tepbft.cli.output import FAILED, INTERRUPTED, OK, emit, error_record, say, show_error
+from tepbft.cli.signals import exit_code_survives_interrupt
 from tepbft.errors import TepbftError
 
 app = typer.Typer(
@@ -80,6 +81,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """Entry point of the command."""
+    exit_code_survives_interrupt()
     sys.exit(run(sys.argv[1:]))
 
 

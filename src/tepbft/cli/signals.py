@@ -8,9 +8,21 @@ import threading
 from collections.abc import Iterator
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM came. A class of its own: a plain KeyboardInterrupt that passes through an import of generated
-    code makes the interpreter end by SIGINT, whatever exit code was asked for."""
+class Interrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM came. A class of its own: after a plain KeyboardInterrupt that passes through an
+    `exec` of source (dataclasses and attrs generate methods so), `python -m` ends by SIGINT, whatever exit
+    code was asked for."""
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise Interrupted
+
+
+def exit_code_survives_interrupt() -> None:
+    """Ctrl-C raises `Interrupted`, for as long as this process lives. Where SIGINT is ignored (a job in the
+    background of a shell) it stays ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
 
 
 @contextlib.contextmanager
@@ -19,11 +31,7 @@ def terminate_as_interrupt() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-
-    def interrupt(_number: int, _frame: object) -> None:
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
     finally:
