@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "protocols": _PARTS | {"protocols"},
     "node": _PARTS | {"protocols", "node"},
     "trusted": _VALUES | {"crypto", "trusted"},
-    "storage": _VALUES | {"crypto", "storage", "execution.snapshot"},
+    "storage": _VALUES | {"crypto", "storage", "execution.snapshot", "native"},
     "client": _VALUES | {"crypto", "client", "execution", "trusted.verify"},
     "audit": _PARTS | {"storage", "trusted", "node", "audit"},
     "sim": _PARTS | {"protocols", "node", "storage", "trusted", "client", "sim"},

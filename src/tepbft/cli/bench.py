@@ -19,6 +19,8 @@ from tepbft.lab.options import MOST_PIPELINE, BenchOptions, check_options
 from tepbft.lab.result import BenchResult
 
 LONGEST_S = 24 * 3600.0
+MUCH_STOLEN = 0.01
+"""Share of the processors' time that went to others, from which on a run is worth repeating."""
 
 
 def _rate(text: str) -> float:
@@ -218,6 +220,10 @@ def bench(
         warn("this run did not hold, and its figures mean nothing: " + "; ".join(result.errors))
     if result.limited_by_client:
         warn("limited by the load generator: not a peak. Try --generators 2, or more --clients.")
+    if result.stolen_share >= MUCH_STOLEN:
+        warn(
+            f"{result.stolen_share:.0%} of the processors' time went to others on this machine: run it again."
+        )
     raise typer.Exit(OK if good else FAILED)
 
 

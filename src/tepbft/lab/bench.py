@@ -389,6 +389,7 @@ class _Run:
             timeline=[each * count for count in _add_up([report.timeline for report in reports])],
             cores=cores(),
             machine=machine(),
+            stolen_share=self._stolen(),
             verification=status.verification if status is not None else "inline",
             extension=status is not None and status.extension,
             errors=[*self._problems, *(error for report in reports for error in report.errors)],
@@ -403,6 +404,11 @@ class _Run:
     def _cpu(self) -> tuple[float, float]:
         trusted = self._after.trusted_cpu_s - self._before.trusted_cpu_s
         return self._after.cpu_s - self._before.cpu_s + trusted, trusted
+
+    def _stolen(self) -> float:
+        before, after = self._before.processor_time, self._after.processor_time
+        passed, stolen = (late - early for early, late in zip(before, after, strict=True))
+        return round(stolen / passed, 4) if passed > 0 else 0.0
 
     def _messages(self, committed: int) -> tuple[dict[str, float], dict[str, float]]:
         counts: dict[str, float] = {}

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tepbft.cli.cluster import NodeFolder, http_address, plain_http
 from tepbft.cli.processes import node_pid
 from tepbft.errors import TepbftError
-from tepbft.lab.usage import folder_bytes, node_usage, usage
+from tepbft.lab.usage import folder_bytes, node_usage, processor_time, usage
 from tepbft.trusted.client import device_pid
 
 _TIMEOUT_S = 5.0
@@ -24,6 +24,8 @@ class Sample:
     cpu_s: float = 0.0
     trusted_cpu_s: float = 0.0
     disk_bytes: int = 0
+    processor_time: tuple[int, int] = (0, 0)
+    """Ticks that passed on all processors, and that were stolen: see `usage.processor_time`."""
     messages: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Message type -> (how many were sent, bytes), by all nodes to nodes and clients."""
 
@@ -45,7 +47,7 @@ class Probe:
 
     def sample(self) -> Sample:
         """CPU, disk and messages now."""
-        found = Sample()
+        found = Sample(processor_time=processor_time())
         for pid, trusted in self._pids:
             node, component = node_usage(pid), usage(trusted) if trusted else None
             found.cpu_s += node.cpu_s if node else 0.0

@@ -71,6 +71,9 @@ class BenchResult(Struct, frozen=True, kw_only=True):
     """Answers per 100 ms, from the beginning of the window."""
     cores: int
     machine: dict[str, Any]
+    stolen_share: float = 0.0
+    """Share of all processors' time in the window that a hypervisor gave to others: throughput and `ratio`
+    are lower by it."""
     verification: str
     extension: bool = False
     """Whether the nodes used the compiled extension."""

@@ -84,3 +84,9 @@ class Writes:
     def discard(self) -> None: ...
 
 def write_set_digest(writes: dict[bytes, bytes | None]) -> bytes: ...
+def write_in_order(
+    writes: dict[bytes, bytes | None],
+    prefix: bytes,
+    put: Callable[[bytes, bytes], None],
+    delete: Callable[[bytes], None],
+) -> None: ...

@@ -1,5 +1,5 @@
-/* The extension module: what Python may call. `core/requests.py`, `execution/outcomes.py` and
- * `execution/writes.py` say what it means. */
+/* The extension module: what Python may call. `core/requests.py`, `execution/outcomes.py`,
+ * `execution/writes.py` and `storage/batch.py` say what it means. */
 #include "native.h"
 
 static PyObject *open_body(PyObject *module, PyObject *arguments)
@@ -46,6 +46,15 @@ static PyObject *write_set_digest(PyObject *module, PyObject *writes)
     return native_write_set_digest(writes);
 }
 
+static PyObject *write_in_order(PyObject *module, PyObject *arguments)
+{
+    PyObject *writes, *prefix, *put, *erase;
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "OOOO", &writes, &prefix, &put, &erase))
+        return NULL;
+    return native_write_in_order(writes, prefix, put, erase);
+}
+
 static PyMethodDef functions[] = {
     {"open_body", open_body, METH_VARARGS,
      "open_body(prefix, body, factory, max_requests, max_operation, max_authenticator) -> Batch; ValueError "
@@ -55,6 +64,9 @@ static PyMethodDef functions[] = {
      "with_authenticators(requests, digests) -> iterator of (client, digest, auth)."},
     {"outcomes", outcomes, METH_VARARGS, "outcomes(requests, digests, factory) -> Outcomes, none of them known yet."},
     {"write_set_digest", write_set_digest, METH_O, "write_set_digest(writes) -> digest of a dict of bytes."},
+    {"write_in_order", write_in_order, METH_VARARGS,
+     "write_in_order(writes, prefix, put, delete): calls put(prefix + key, value), or delete(prefix + key) for None, "
+     "by ascending key."},
     {0},
 };
 

@@ -93,4 +93,7 @@ PyObject *outcomes_advance(Outcomes *outcomes, PyObject *arguments);
 int set_client(PyObject *context, PyObject *client);
 PyObject *native_write_set_digest(PyObject *writes);
 
+/* order.c */
+PyObject *native_write_in_order(PyObject *writes, PyObject *prefix, PyObject *put, PyObject *erase);
+
 #endif

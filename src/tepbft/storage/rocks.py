@@ -22,6 +22,7 @@ from tepbft.core.certificates import CheckpointCertificate
 from tepbft.errors import PeerFault, TepbftError
 from tepbft.execution.snapshot import decode_chunk
 from tepbft.storage import folder as layout
+from tepbft.storage.batch import write_in_order
 from tepbft.storage.database import StateDatabase
 from tepbft.storage.errors import StoreDamaged, StoreFull
 from tepbft.storage.files import sync_folder
@@ -222,13 +223,7 @@ class RocksStore:
         """See `ChainStore.install`."""
         check_install(self._meta.installed, writes, stable, header)
         batch = WriteBatch(raw_mode=True)
-        put, delete = batch.put, batch.delete
-        newest = newest_writes(writes)
-        for key in sorted(newest):  # what is inserted in order costs RocksDB half, then and later
-            if (value := newest[key]) is None:
-                delete(STATE_PREFIX + key)
-            else:
-                put(STATE_PREFIX + key, value)
+        write_in_order(newest_writes(writes), STATE_PREFIX, batch.put, batch.delete)
         meta = self._move_to(batch, stable, header)
         self._open_db.write(batch)
         self._meta = meta
