@@ -10,7 +10,17 @@ setup(
             "tepbft.native._native",
             [
                 f"{NATIVE}/{name}.c"
-                for name in ("module", "requests", "walk", "outcomes", "execute", "writes", "order", "sha256")
+                for name in (
+                    "module",
+                    "requests",
+                    "join",
+                    "walk",
+                    "outcomes",
+                    "execute",
+                    "writes",
+                    "order",
+                    "sha256",
+                )
             ],
             depends=[f"{NATIVE}/{name}.h" for name in ("native", "encode", "sha256")],
             extra_compile_args=["-O3", "-std=c11", "-fvisibility=hidden"],

@@ -21,7 +21,7 @@ def test_execution_and_node_without_the_extension():
             sys.executable,
             "-m",
             "pytest",
-            *(f"unit/{part}" for part in ("core", "execution", "node", "audit", "storage")),
+            *(f"unit/{part}" for part in ("core", "execution", "mempool", "node", "audit", "storage")),
         ],
         cwd=TESTS,
         env={**os.environ, "TEPBFT_NATIVE": "0"},

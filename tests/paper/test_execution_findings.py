@@ -265,10 +265,10 @@ def test_a42_s42_two_operations_under_one_number():
     mine, other = ask(1, b"+mine"), ask(1, b"+other")
     replicas, pools = [Replica(), Replica()], [Mempool(MempoolOptions()) for _ in range(2)]
     for pool, request in zip(pools, (mine, other), strict=True):
-        pool.admit(request, digest_of(CHAIN, request), 0)
+        pool.admit_many([request], [digest_of(CHAIN, request)], 0)
     for replica, pool in zip(replicas, pools, strict=True):
         replica.run([mine])
-        pool.executed((ALICE, 1, 1), 1)
+        pool.executed_many([(ALICE, 1, 1)], 1)
         assert not pool.overdue(10**9, 1)
     late = [replica.run([other]) for replica in replicas]
     assert late[0] == late[1]
@@ -340,7 +340,7 @@ def test_a23_an_accepted_request_keeps_its_timer_until_it_executes():
     admit(backup, [ask(1)], now_ms=10)
     backup.register_block(b"block", [ask(1), ask(2)], [digest_of(CHAIN, ask(s)) for s in (1, 2)], 500)
     assert backup.overdue(1010, 1000)
-    backup.executed((ALICE, 1, 1), 1010)
+    backup.executed_many([(ALICE, 1, 1)], 1010)
     assert not backup.overdue(1499, 1000) and backup.overdue(1500, 1000)
 
 

@@ -23,7 +23,8 @@ from typing import Annotated, NamedTuple, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from tepbft.core.block import CONFLICT, DUPLICATE, OUT_OF_WINDOW, STALE, Receipt, Request
+from tepbft.core.block import CONFLICT, DUPLICATE, OUT_OF_WINDOW, STALE, Receipt
+from tepbft.core.requests import Run
 from tepbft.errors import ContractBroken
 from tepbft.execution.outcomes import Lane, Outcomes, new_lane, new_outcomes
 from tepbft.execution.overlay import Overlay
@@ -107,16 +108,16 @@ class ClientTable:
                 return DUPLICATE
         return EXECUTE if offset < self._window else OUT_OF_WINDOW
 
-    def all_fresh(self, requests: Sequence[Request]) -> bool:
-        """True if `classify` would call every one of these EXECUTE, found out at one look each. False if it
-        takes more than that, too: of an unknown client, or one in a new session."""
+    def all_fresh(self, runs: Sequence[Run]) -> bool:
+        """True if `classify` would call every one of these EXECUTE, found out at one look for each run. False
+        if it takes more than that, too: of an unknown client, or one in a new session."""
         entries, window = self._entries, self._window
-        for request in requests:
-            entry = entries.get(request.client)
-            if entry is None or entry.session != request.session:
+        for client, session, first, count in runs:
+            entry = entries.get(client)
+            if entry is None or entry.session != session:
                 return False
-            offset = request.seq - entry.low - 1
-            if not 0 <= offset < window or (entry.bitmap and entry.bitmap >> offset & 1):
+            offset = first - entry.low - 1
+            if offset < 0 or offset + count > window or entry.bitmap >> offset & (1 << count) - 1:
                 return False
         return True
 

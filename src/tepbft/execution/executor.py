@@ -26,6 +26,7 @@ from tepbft.core.block import (
     Receipt,
     Request,
 )
+from tepbft.core.requests import Run
 from tepbft.crypto.hash import digest as hash_parts
 from tepbft.errors import ContractBroken, OperationRefused
 from tepbft.execution.client_table import ClientTable
@@ -303,9 +304,9 @@ class Executor:
         """What executing that request next would come to: `client_table.EXECUTE` or a status of A9."""
         return self._table.classify(client, session, seq, digest)
 
-    def all_fresh(self, requests: Sequence[Request]) -> bool:
+    def all_fresh(self, runs: Sequence[Run]) -> bool:
         """True if all of these can be executed as things stand; False if that takes `classify` to tell."""
-        return self._table.all_fresh(requests)
+        return self._table.all_fresh(runs)
 
     def is_decided(self, client: bytes, session: int, seq: int) -> bool:
         """True if that request was executed or can never be: nothing to wait for any more."""

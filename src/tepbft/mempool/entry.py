@@ -1,8 +1,7 @@
-"""What the pool knows of one request, of one client, and of one accepted block."""
+"""What the pool knows of one request, and of one accepted block."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -32,22 +31,6 @@ class Entry(Struct, gc=False, eq=False):
     """Counted against quota and limit; False if it is known from a Prepare only."""
     alive: bool = True
     """False once it was executed: queues drop it when they come across it."""
-
-
-class Client:
-    """The pending requests of one client."""
-
-    __slots__ = ("admitted", "pending", "queued", "queued_entries", "waiting")
-
-    def __init__(self) -> None:
-        self.queued_entries: deque[Entry] = deque()
-        """Those not in flight, in the order in which they will be taken; others are dropped lazily."""
-        self.waiting = 0
-        """How many of them really wait."""
-        self.queued = False
-        """Whether the client stands in the round of those that have something to give."""
-        self.admitted = 0
-        self.pending = 0
 
 
 class Prepared(Struct, frozen=True, gc=False):

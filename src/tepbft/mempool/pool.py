@@ -7,36 +7,39 @@ no timer runs for it) or with an accepted Prepare (`register_block`, A3.3): then
 block as a whole is pending, and its requests are looked at singly only if it comes
 to nothing. `take` hands requests to the sealer, one client after another; they stay
 pending, marked as in flight, until executed or until a view change makes them waiting
-again (A-28, A-71).
+again (A-28, A-71). What comes in together is held together as long as nothing sets
+its requests apart (`arrivals`, ADR 0019).
 
 Only requests that were verified come in here. Times are what the caller says.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
 from tepbft.core.block import Request
-from tepbft.core.requests import content_bytes
-from tepbft.mempool.entry import REQUEST_OVERHEAD_BYTES, Client, Entry, Key, Prepared, key_of, size_of
+from tepbft.core.requests import Hashed, Run, content_bytes, join_hashed, runs
+from tepbft.mempool.arrivals import Arrival, Arrivals
+from tepbft.mempool.clients import Clients
+from tepbft.mempool.entry import REQUEST_OVERHEAD_BYTES, Entry, Key, Prepared, key_of, size_of
 from tepbft.mempool.options import MempoolOptions
+from tepbft.mempool.queues import Queues
 from tepbft.mempool.rate import ExecutionRate
-from tepbft.types import ClientId, Millis
+from tepbft.mempool.round import Round
+from tepbft.types import Millis
 
 BUSY, TOO_LARGE = "busy", "too_large"
 """Codes of requests that are not taken up (see `core.events.Busy`)."""
 BODY_OVERHEAD_BYTES = 8
-_SLACK = 1024
 
 
 class Batch(Struct, frozen=True):
     """Requests for one block, in order, with their digests."""
 
-    requests: list[Request]
-    digests: list[bytes]
+    requests: Sequence[Request]
+    digests: Sequence[bytes]
 
 
 class Mempool:
@@ -46,14 +49,11 @@ class Mempool:
     def __init__(self, options: MempoolOptions) -> None:
         self._options = options
         self._entries: dict[Key, Entry] = {}
+        self._arrivals = Arrivals()  # admitted and looked at together; all of them newer than the entries
         self._blocks: dict[bytes, Prepared] = {}  # accepted and not executed, by digest, by first sight
-        self._clients: dict[ClientId, Client] = {}
-        self._ring: deque[Client] = deque()  # clients with waiting requests; others are dropped lazily
-        # Entries by first sight, in the groups in which they came; a group goes when nothing in it is
-        # pending, waiting, or to be forwarded, respectively.
-        self._order: deque[list[Entry]] = deque()
-        self._arrivals: deque[list[Entry]] = deque()
-        self._unforwarded: deque[list[Entry]] = deque()
+        self._clients = Clients()
+        self._round = Round()
+        self._queues = Queues()
         self._bytes = 0
         self._prepared = 0
         self._admitted = 0
@@ -65,7 +65,7 @@ class Mempool:
 
     def __len__(self) -> int:
         """Pending requests of every kind; one that is known both singly and from a block counts twice."""
-        return len(self._entries) + self._prepared
+        return len(self._entries) + self._prepared + len(self._arrivals)
 
     @property
     def waiting(self) -> int:
@@ -86,16 +86,12 @@ class Mempool:
 
     # --- coming in ----------------------------------------------------------------------------
 
-    def admit(self, request: Request, digest: bytes, now_ms: Millis) -> str | None:
-        """Take up one verified request; None, or the code why not. Known ones are fine."""
-        refused = self.admit_many((request,), (digest,), now_ms)
-        return refused[0][1] if refused else None
-
     def surplus(self, requests: Sequence[Request]) -> list[int]:
         """Indices of those that there is no room for, as things stand: not worth verifying."""
         room = self.limit - self._admitted
         if len(requests) <= room:
             return []
+        self._set_apart()
         entries = self._entries
         beyond: list[int] = []
         for index, request in enumerate(requests):
@@ -108,9 +104,19 @@ class Mempool:
         return beyond
 
     def admit_many(
-        self, requests: Sequence[Request], digests: Sequence[bytes], now_ms: Millis
+        self,
+        requests: Sequence[Request],
+        digests: Sequence[bytes],
+        now_ms: Millis,
+        known_runs: list[Run] | None = None,
     ) -> list[tuple[int, str]]:
-        """Take up verified requests of clients. Returns (index, code) of those not taken up."""
+        """Take up verified requests of clients, whose runs the caller may know already. Returns (index, code)
+        of those not taken up; what is pending already is fine."""
+        if not requests:
+            return []
+        if self._admit_together(requests, digests, now_ms, known_runs or runs(requests)):
+            return []
+        self._set_apart()
         refused: list[tuple[int, str]] = []
         entries, clients, options = self._entries, self._clients, self._options
         max_size, quota = options.max_request_bytes, options.client_quota
@@ -130,32 +136,56 @@ class Mempool:
             if room <= 0 or added + size > free or (client is not None and client.admitted >= quota):
                 refused.append((index, BUSY))
                 continue
-            if client is None:
-                client = clients[client_id] = Client()
             entry = entries[key] = Entry(key, request, digests[index], size, now_ms, False, True)
             room -= 1
             added += size
+            client = clients.one_more(*key)
             client.admitted += 1
-            client.pending += 1
-            client.waiting += 1
-            client.queued_entries.append(entry)
-            if not client.queued:
-                client.queued = True
-                self._ring.append(client)
+            self._round.wait(client, entry)
             fresh.append(entry)
         if fresh:
-            self._came_in(fresh, added, now_ms)
+            self._queues.came(fresh)
+            self._came_in(len(fresh), added, now_ms)
         return refused
 
-    def _came_in(self, fresh: list[Entry], size: int, now_ms: Millis) -> None:
-        """Account for entries that are admitted and wait."""
-        self._admitted += len(fresh)
-        self._waiting += len(fresh)
+    def _came_in(self, count: int, size: int, now_ms: Millis) -> None:
+        """Account for requests that are admitted and wait."""
+        self._admitted += count
+        self._waiting += count
         self._waiting_bytes += size
         self._bytes += size
-        for groups in (self._order, self._arrivals, self._unforwarded):
-            groups.append(fresh)
         self._rate.work_begins(now_ms)
+
+    def _admit_together(
+        self, requests: Sequence[Request], digests: Sequence[bytes], now_ms: Millis, in_runs: list[Run]
+    ) -> bool:
+        """Take all of them up under one account; False, and nothing is done, if one of them may be pending
+        already or may have to be refused."""
+        options, clients = self._options, self._clients
+        count, content = len(requests), content_bytes(requests)
+        size = content + REQUEST_OVERHEAD_BYTES * count
+        # Together they are within the bound of each one, which is nearly that of a block.
+        if count > self.limit - self._admitted or size > options.max_request_bytes:
+            return False
+        if size > options.capacity_bytes - self._bytes or not clients.all_new(in_runs):
+            return False
+        if not clients.within(options.client_quota, in_runs):
+            return False
+        clients.admitted(in_runs)
+        self._arrivals.came(Arrival(requests, digests, in_runs, size, now_ms))
+        self._came_in(count, size, now_ms)
+        return True
+
+    def _set_apart(self) -> None:
+        """Whatever is pending together is pending by itself from now on."""
+        for arrivals, in_flight in zip(self._arrivals.clear(), (True, False), strict=True):
+            for arrival in arrivals:
+                group = arrival.entries(in_flight)
+                for entry in group:
+                    self._entries[entry.key] = entry
+                    if not in_flight:
+                        self._round.wait(self._clients[entry.key[0]], entry)
+                self._queues.came(group)
 
     def register_block(
         self, name: bytes, requests: Sequence[Request], digests: Sequence[bytes], now_ms: Millis
@@ -165,6 +195,7 @@ class Mempool:
         options, entries = self._options, self._entries
         if name in self._blocks:
             return
+        self._set_apart()
         if entries:
             for request in requests:
                 known = entries.get((request.client, request.session, request.seq))
@@ -192,16 +223,15 @@ class Mempool:
 
     # --- checking blocks ----------------------------------------------------------------------
 
-    def verified(self, request: Request, digest: bytes) -> bool:
-        """True if exactly this request with this authenticator was verified and is still pending."""
-        return not self.unverified((request,), (digest,))
-
-    def unverified(self, requests: Sequence[Request], digests: Sequence[bytes]) -> list[int]:
-        """Indices of the requests for which `verified` is False."""
-        entries = self._entries
-        if not entries or entries.keys().isdisjoint([(r.client, r.session, r.seq) for r in requests]):
+    def unverified(
+        self, requests: Sequence[Request], digests: Sequence[bytes], known_runs: list[Run] | None = None
+    ) -> list[int]:
+        """Indices of all but those that were verified, each with exactly this authenticator, and are still
+        pending by themselves."""
+        if not self._clients or self._clients.all_new(known_runs or runs(requests)):
             return list(range(len(requests)))
-        get = entries.get
+        self._set_apart()
+        get = self._entries.get
         missing: list[int] = []
         for index, request in enumerate(requests):
             entry = get((request.client, request.session, request.seq))
@@ -212,68 +242,29 @@ class Mempool:
     # --- going out ----------------------------------------------------------------------------
 
     def take(self, max_requests: int, max_bytes: int) -> Batch:
-        """Waiting requests for a block, and mark them as in flight: all, one client after the other, or
-        round-robin over clients if there is no room for all.
-
-        `max_bytes` bounds the encoded body. A client whose request does not fit any more is the
-        first one next time."""
+        """Waiting requests for a block, and mark them as in flight: all, about as they came, or round-robin
+        over clients if there is no room for all. `max_bytes` bounds the encoded body."""
         room = max_bytes - BODY_OVERHEAD_BYTES
         if self._waiting <= max_requests and self._waiting_bytes <= room:
+            self._waiting = self._waiting_bytes = 0
             return self._take_all()
-        requests: list[Request] = []
-        digests: list[bytes] = []
-        ring = self._ring
-        taken_bytes = 0
-        while ring and len(requests) < max_requests:
-            client = ring.popleft()
-            queue = client.queued_entries
-            while queue and (queue[0].in_flight or not queue[0].alive):
-                queue.popleft()
-            if not queue:
-                client.queued = False
-                continue
-            entry = queue[0]
-            if entry.size > room:
-                ring.appendleft(client)
-                if requests:
-                    break
-                queue.popleft()
-                self._set_in_flight(entry)  # fits into no block: it must not bar the way of others
-                continue
-            queue.popleft()
-            room -= entry.size
-            taken_bytes += entry.size
-            entry.in_flight = True
-            client.waiting -= 1
-            if client.waiting:
-                ring.append(client)
-            else:
-                queue.clear()
-                client.queued = False
-            requests.append(entry.request)
-            digests.append(entry.digest)
-        self._waiting -= len(requests)
-        self._waiting_bytes -= taken_bytes
-        return Batch(requests, digests)
+        self._set_apart()
+        taken, unfit = self._round.take(max_requests, room)
+        for entries in (taken, unfit):
+            self._waiting -= len(entries)
+            self._waiting_bytes -= sum([entry.size for entry in entries])
+        return Batch(*_content(taken))
 
     def _take_all(self) -> Batch:
-        requests: list[Request] = []
-        digests: list[bytes] = []
-        for client in self._ring:
-            for entry in client.queued_entries:
-                if not entry.in_flight and entry.alive:
-                    entry.in_flight = True
-                    requests.append(entry.request)
-                    digests.append(entry.digest)
-            client.queued_entries.clear()
-            client.waiting, client.queued = 0, False
-        self._ring.clear()
-        self._waiting = self._waiting_bytes = 0
-        return Batch(requests, digests)
+        parts = [(arrival.requests, arrival.digests) for arrival in self._arrivals.take()]
+        entries = self._round.take_all()
+        if entries:
+            parts.insert(0, _content(entries))
+        return Batch(*join_hashed(parts))
 
-    def executed(self, key: Key, now_ms: Millis) -> None:
-        """See `executed_many`."""
-        self.executed_many((key,), now_ms)
+    def proposed(self, name: bytes) -> None:
+        """What was taken last is in the block with this name."""
+        self._arrivals.proposed(name)
 
     def executed_block(self, name: bytes, requests: Sequence[Request], now_ms: Millis) -> None:
         """Block `name` was executed: see `executed_many`."""
@@ -281,6 +272,11 @@ class Mempool:
         if block is not None:
             self._prepared -= len(block.requests)
             self._bytes -= block.size
+        if self._arrivals.holds(name):
+            for arrival in self._arrivals.executed(name):
+                self._forget_together(arrival)
+        elif self._arrivals and not self._clients.all_new(runs(requests)):
+            self._set_apart()
         keys = [(r.client, r.session, r.seq) for r in requests] if self._entries else ()
         self._forget(keys)
         self._rate.executed(len(requests), now_ms, bool(self._entries or self._blocks))
@@ -288,6 +284,7 @@ class Mempool:
     def executed_many(self, keys: Sequence[Key], now_ms: Millis) -> None:
         """Blocks with these numbers were executed, with whatever outcome: nothing is pending under
         them any more (A-42)."""
+        self._set_apart()
         self._forget(keys)
         self._rate.executed(len(keys), now_ms, bool(self._entries or self._blocks))
 
@@ -308,29 +305,16 @@ class Mempool:
                 admitted += 1
                 client.admitted -= 1
             if not client.pending:
-                del clients[key[0]]
-                client.queued_entries.clear()
+                clients.forget(key[0])
         self._bytes -= gone_bytes
         self._admitted -= admitted
-        self._trim()
+        self._queues.trim(len(entries))
+        self._round.trim(len(entries))
 
-    def _trim(self) -> None:
-        """Drop what is over from the front of the queues: they stay in proportion to what is pending,
-        because everything is executed, roughly in the order of its coming (I-17)."""
-        order, unforwarded = self._order, self._unforwarded
-        while order and not any(entry.alive for entry in order[0]):
-            order.popleft()
-        while unforwarded and not any(entry.alive and not entry.in_flight for entry in unforwarded[0]):
-            unforwarded.popleft()
-        bound = 2 * len(self._entries) + _SLACK
-        if len(order) > bound:
-            self._order = deque(group for group in order if any(entry.alive for entry in group))
-        if len(unforwarded) > bound:
-            self._unforwarded = deque(g for g in unforwarded if any(e.alive for e in g))
-        if len(self._arrivals) > bound:
-            self._arrivals = deque(g for g in self._arrivals if any(e.alive for e in g))
-        if len(self._ring) > bound:
-            self._ring = deque(client for client in self._ring if client.waiting)
+    def _forget_together(self, arrival: Arrival) -> None:
+        self._clients.over(arrival.runs)
+        self._bytes -= arrival.size
+        self._admitted -= len(arrival.requests)
 
     # --- blocks that come to nothing ----------------------------------------------------------
 
@@ -339,6 +323,7 @@ class Mempool:
         found = [block for name in names if (block := self._blocks.pop(name, None)) is not None]
         if not found:
             return
+        self._set_apart()
         entries, clients = self._entries, self._clients
         for block in found:
             self._prepared -= len(block.requests)
@@ -350,22 +335,20 @@ class Mempool:
                 entry = Entry(key, request, digest, size_of(request), block.first_seen_ms, True, False)
                 entries[key] = entry
                 self._bytes += entry.size
-                client = clients.get(request.client)
-                if client is None:
-                    client = clients[request.client] = Client()
-                client.pending += 1
+                clients.one_more(*key)
         ordered = sorted(entries.values(), key=lambda entry: entry.first_seen_ms)
         self._entries = {entry.key: entry for entry in ordered}
-        self._order = deque([ordered])
+        self._queues.pending_anew(ordered)
 
     def reset_in_flight(self, keys: Iterable[Key], names: Iterable[bytes] = ()) -> None:
         """Exactly these requests are in blocks under way (those of a new view's proposals, A-28), and of
         the accepted blocks exactly `names`; all others are waiting again, by first sight, and will be
         forwarded anew."""
         kept = set(names)
+        self._set_apart()
         self.unpack([name for name in self._blocks if name not in kept])
         under_way = set(keys)
-        self._ring.clear()
+        self._round.clear()
         self._waiting = self._waiting_bytes = 0
         for client in self._clients.values():
             client.queued_entries.clear()
@@ -375,27 +358,18 @@ class Mempool:
             entry.in_flight = key in under_way
             if not entry.in_flight:
                 waiting.append(entry)
-                client = self._clients[key[0]]
-                client.queued_entries.append(entry)
-                client.waiting += 1
-                if not client.queued:
-                    client.queued = True
-                    self._ring.append(client)
+                self._round.wait(self._clients[key[0]], entry)
                 self._waiting += 1
                 self._waiting_bytes += entry.size
-        self._arrivals = deque([waiting] if waiting else [])
-        self._unforwarded = deque([waiting] if waiting else [])
+        self._queues.waiting_anew(waiting)
 
     # --- time ---------------------------------------------------------------------------------
 
     def oldest_pending_ms(self) -> Millis | None:
         """When the oldest pending request was first seen; None if none is pending."""
-        order = self._order
-        while order and not any(entry.alive for entry in order[0]):
-            order.popleft()
-        seen = [entry.first_seen_ms for entry in order[0] if entry.alive] if order else []
-        seen += [block.first_seen_ms for block in self._blocks.values()]
-        return min(seen, default=None)
+        found = [self._queues.oldest_pending_ms(), self._arrivals.oldest_ms()]
+        found += [block.first_seen_ms for block in self._blocks.values()]
+        return min([seen_ms for seen_ms in found if seen_ms is not None], default=None)
 
     def overdue(self, now_ms: Millis, after_ms: Millis) -> bool:
         """True if a request has been pending for `after_ms` or longer (T_req, A3.6)."""
@@ -404,40 +378,29 @@ class Mempool:
 
     def oldest_waiting_ms(self) -> Millis | None:
         """When the oldest request that is not in flight was first seen."""
-        arrivals = self._arrivals
-        while arrivals:
-            for entry in arrivals[0]:
-                if entry.alive and not entry.in_flight:
-                    return entry.first_seen_ms
-            arrivals.popleft()
-        return None
+        oldest_ms = self._queues.oldest_waiting_ms()
+        return self._arrivals.oldest_waiting_ms() if oldest_ms is None else oldest_ms
 
     def due_for_forwarding(
         self, now_ms: Millis, after_ms: Millis, limit: int = 1024, max_bytes: int = 1 << 20
     ) -> list[Request]:
         """Requests seen `after_ms` ago or earlier that are in no block, each of them once until the
         next view (A-44). The rest of a long list comes with later calls."""
-        due: list[Request] = []
-        groups = self._unforwarded
-        while groups and now_ms - groups[0][0].first_seen_ms >= after_ms:
-            group = [entry for entry in groups.popleft() if entry.alive and not entry.in_flight]
-            for place, entry in enumerate(group):
-                if (
-                    len(due) >= limit
-                    or (due and entry.size > max_bytes)
-                    or (now_ms - entry.first_seen_ms < after_ms)
-                ):
-                    groups.appendleft(group[place:])
-                    return due
-                max_bytes -= entry.size
-                due.append(entry.request)
-        return due
+        oldest_ms = self._arrivals.oldest_waiting_ms()
+        if oldest_ms is not None and now_ms - oldest_ms >= after_ms:
+            self._set_apart()
+        return self._queues.due_for_forwarding(now_ms, after_ms, limit, max_bytes)
 
     def pending_keys(self) -> list[Key]:
         """Numbers of all requests that are pending by themselves, oldest first: after a state transfer
         (and `unpack`), pass those that are decided to `executed_many`."""
-        return list(self._entries)
+        together = [key_of(request) for arrival in self._arrivals for request in arrival.requests]
+        return [*self._entries, *together]
 
     def blocks(self) -> list[bytes]:
         """Names of the accepted blocks that are not executed yet, oldest first."""
         return list(self._blocks)
+
+
+def _content(entries: Sequence[Entry]) -> Hashed:
+    return [entry.request for entry in entries], [entry.digest for entry in entries]

@@ -31,6 +31,18 @@ static PyObject *with_authenticators(PyObject *module, PyObject *arguments)
     return native_signed(requests, digests);
 }
 
+static PyObject *join(PyObject *module, PyObject *parts)
+{
+    (void)module;
+    return native_join(parts);
+}
+
+static PyObject *runs(PyObject *module, PyObject *requests)
+{
+    (void)module;
+    return native_runs(requests);
+}
+
 static PyObject *outcomes(PyObject *module, PyObject *arguments)
 {
     PyObject *requests, *digests, *factory;
@@ -59,7 +71,10 @@ static PyMethodDef functions[] = {
     {"open_body", open_body, METH_VARARGS,
      "open_body(prefix, body, factory, max_requests, max_operation, max_authenticator) -> Batch; ValueError "
      "for what is no body in its canonical encoding."},
-    {"request_digests", request_digests, METH_VARARGS, "request_digests(prefix, requests) -> list of digests."},
+    {"request_digests", request_digests, METH_VARARGS, "request_digests(prefix, requests) -> digests, in order."},
+    {"join", join, METH_O, "join(batches) -> a batch of all their requests, in order; one at least."},
+    {"runs", runs, METH_O,
+     "runs(batch) -> list of (client, session, first number, count): requests numbered one by one."},
     {"with_authenticators", with_authenticators, METH_VARARGS,
      "with_authenticators(requests, digests) -> iterator of (client, digest, auth)."},
     {"outcomes", outcomes, METH_VARARGS, "outcomes(requests, digests, factory) -> Outcomes, none of them known yet."},

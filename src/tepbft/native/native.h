@@ -27,7 +27,7 @@ typedef struct {
 typedef struct {
     PyObject_HEAD
     PyObject *whole; /* the batch that owns all below, if this is a part of one; else NULL */
-    PyObject *body, *factory;
+    PyObject *prefix, *body, *factory;
     Row *rows;
     PyObject **clients; /* each client's bytes once, so that dicts find them by identity */
     Py_ssize_t count, clients_count;
@@ -60,6 +60,10 @@ extern PyTypeObject BatchType, DigestsType, WalkType, OutcomesType, LaneType, Wr
 
 /* requests.c */
 PyObject *native_open_body(PyObject *prefix, PyObject *body, PyObject *factory, const NativeLimits *limits);
+/* An empty batch for so many requests, of so many clients at most. */
+Batch *batch_with_room(PyObject *prefix, PyObject *body, PyObject *factory, Py_ssize_t count);
+/* True if the digests in the batch were computed with that prefix (40 bytes). */
+int same_prefix(const Batch *batch, PyObject *prefix);
 void digest_request(uint8_t digest[SHA256_BYTES], const uint8_t *prefix, const uint8_t *client,
                     uint64_t session, uint64_t seq, const uint8_t *op, uint32_t op_size);
 PyObject *batch_part_of(const Batch *batch, uint32_t place, uint32_t size);
@@ -69,6 +73,10 @@ int plain_index(PyObject *key, Py_ssize_t length, Py_ssize_t *index);
 PyObject *pack_tuple(int count, PyObject **items);
 /* What `factory` makes of `count` new references, which are given up; NULL if one of them is. */
 PyObject *make_object(PyObject *factory, int count, PyObject **fields);
+
+/* join.c */
+PyObject *native_join(PyObject *parts);
+PyObject *native_runs(PyObject *requests);
 
 /* walk.c */
 /* Names of what requests as objects, and contexts, are asked for. */

@@ -238,6 +238,30 @@ static int read_rows(Batch *batch, Reader *in, const uint8_t *prefix, const Nati
     return !in->wrong;
 }
 
+Batch *batch_with_room(PyObject *prefix, PyObject *body, PyObject *factory, Py_ssize_t count)
+{
+    Batch *batch = PyObject_New(Batch, &BatchType);
+    if (!batch)
+        return NULL;
+    batch->whole = NULL;
+    batch->prefix = Py_NewRef(prefix);
+    batch->body = Py_NewRef(body);
+    batch->factory = Py_NewRef(factory);
+    batch->count = batch->clients_count = 0;
+    batch->rows = PyMem_Malloc((size_t)(count + 1) * sizeof *batch->rows);
+    batch->clients = PyMem_Malloc((size_t)(count + 1) * sizeof *batch->clients);
+    if (batch->rows && batch->clients)
+        return batch;
+    Py_DECREF(batch);
+    return (Batch *)PyErr_NoMemory();
+}
+
+int same_prefix(const Batch *batch, PyObject *prefix)
+{
+    return batch->prefix == prefix ||
+           !memcmp(PyBytes_AS_STRING(batch->prefix), PyBytes_AS_STRING(prefix), PREFIX_BYTES);
+}
+
 PyObject *native_open_body(PyObject *prefix, PyObject *body, PyObject *factory, const NativeLimits *limits)
 {
     if (!PyBytes_CheckExact(prefix) || PyBytes_GET_SIZE(prefix) != PREFIX_BYTES || !PyBytes_CheckExact(body)) {
@@ -258,20 +282,10 @@ PyObject *native_open_body(PyObject *prefix, PyObject *body, PyObject *factory, 
         PyErr_SetString(PyExc_ValueError, in.wrong);
         return NULL;
     }
-    Batch *batch = PyObject_New(Batch, &BatchType);
+    Batch *batch = batch_with_room(prefix, body, factory, count);
     if (!batch)
         return NULL;
-    batch->whole = NULL;
-    batch->body = Py_NewRef(body);
-    batch->factory = Py_NewRef(factory);
     batch->count = count;
-    batch->clients_count = 0;
-    batch->rows = PyMem_Malloc((count + 1) * sizeof *batch->rows);
-    batch->clients = PyMem_Malloc((count + 1) * sizeof *batch->clients);
-    if (!batch->rows || !batch->clients) {
-        Py_DECREF(batch);
-        return PyErr_NoMemory();
-    }
     if (!read_rows(batch, &in, (const uint8_t *)PyBytes_AS_STRING(prefix), limits)) {
         Py_DECREF(batch);
         return NULL;
@@ -290,6 +304,7 @@ static void batch_dealloc(Batch *batch)
             Py_DECREF(batch->clients[i]);
         PyMem_Free(batch->clients);
         PyMem_Free(batch->rows);
+        Py_DECREF(batch->prefix);
         Py_DECREF(batch->body);
         Py_DECREF(batch->factory);
     }
@@ -358,6 +373,7 @@ static Batch *batch_part(Batch *batch, Py_ssize_t start, Py_ssize_t count)
     if (!part)
         return NULL;
     part->whole = Py_NewRef(batch->whole ? batch->whole : (PyObject *)batch);
+    part->prefix = batch->prefix;
     part->body = batch->body;
     part->factory = batch->factory;
     part->clients = batch->clients;
@@ -424,7 +440,18 @@ static PyObject *batch_size(Batch *batch, void *unused)
     return PyLong_FromSize_t(size);
 }
 
+static PyObject *batch_body(Batch *batch, void *unused)
+{
+    (void)unused;
+    PyObject *alone = PyTuple_Pack(1, (PyObject *)batch), *joined = alone ? native_join(alone) : NULL;
+    PyObject *body = joined ? Py_NewRef(((Batch *)joined)->body) : NULL;
+    Py_XDECREF(alone);
+    Py_XDECREF(joined);
+    return body;
+}
+
 static PyGetSetDef batch_attributes[] = {
+    {"body", (getter)batch_body, NULL, "The body of a block that holds just these.", NULL},
     {"digests", (getter)batch_digests, NULL, "Digests of the requests, in order.", NULL},
     {"content_bytes", (getter)batch_size, NULL, "Bytes of operations and authenticators together.", NULL},
     {0},

@@ -146,6 +146,8 @@ PyObject *native_request_digests(PyObject *prefix, PyObject *requests)
         PyErr_SetString(PyExc_TypeError, "a prefix of 40 bytes is expected");
         return NULL;
     }
+    if (Py_IS_TYPE(requests, &BatchType) && same_prefix((Batch *)requests, prefix))
+        return PyObject_GetAttrString(requests, "digests");
     PyObject *all = PySequence_Tuple(requests);
     Py_ssize_t count = all ? PyTuple_GET_SIZE(all) : 0;
     PyObject *digests = all ? PyList_New(count) : NULL;

@@ -132,9 +132,10 @@ class Ledger:
             raise PeerFault("malformed_block", f"{len(requests)} requests, announced {block.count}")
         return Decoded(requests, digests)
 
-    def proposed(self, digest: bytes, requests: list[Request], digests: list[bytes]) -> None:
+    def proposed(self, digest: bytes, requests: Sequence[Request], digests: Sequence[bytes]) -> None:
         """This node sealed the block itself: nothing to decode or verify again."""
         self._decoded[digest] = Decoded(requests, digests)
+        self._mempool.proposed(digest)
 
     def timely(self, block: Block) -> bool:
         """A timestamp far ahead delays the vote, it never makes a block invalid (A3.1)."""

@@ -6,8 +6,8 @@ this same class; clock, network, disk and the trusted component are theirs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import assert_never
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias, TypeVar, assert_never
 
 import msgspec
 
@@ -18,7 +18,6 @@ from tepbft.core.block import (
     Header,
     Receipt,
     Request,
-    encode_body,
     genesis_header,
 )
 from tepbft.core.configuration import Configuration, Genesis
@@ -36,7 +35,7 @@ from tepbft.core.events import (
     Tick,
 )
 from tepbft.core.options import NodeOptions
-from tepbft.core.requests import request_digests
+from tepbft.core.requests import Run, body_of, request_digests, runs
 from tepbft.core.verification import NodeSigner, Verifier
 from tepbft.crypto.port import RequestVerifier
 from tepbft.execution.client_table import EXECUTE
@@ -56,7 +55,10 @@ from tepbft.trusted.port import Identity
 from tepbft.types import ConnectionId, Height, Millis, NodeId
 from tepbft.wire import Welcome
 
+T = TypeVar("T")
 FORGET_AT_ONCE = 256
+Refused: TypeAlias = tuple[bytes, int, int, str]
+"""(client, session, seq, code)."""
 REFUSAL_CODES = {2: "conflict", 3: "stale", 4: "out_of_window"}
 """Why a request is not admitted, by the status that executing it would come to (A9)."""
 
@@ -199,53 +201,69 @@ class Node:
 
     def _admit(self, connection: ConnectionId | None, requests: Sequence[Request]) -> None:
         """Authenticate, answer what is decided, take up the rest. Nothing here is replicated state."""
-        refused: list[tuple[bytes, int, int, str]] = []
-        fresh, digests = self._sort_out(connection, requests, refused)
-        if fresh:
-            unverified = self.mempool.unverified(fresh, digests)
-            bad = self._requests.verify([digests[i] for i in unverified], [fresh[i] for i in unverified])
-            for index in reversed([unverified[i] for i in bad]):
-                request = fresh.pop(index)
-                del digests[index]
-                known = self._requests.known(request.client)
-                code = "bad_signature" if known else "unknown_client"
+        refused: list[Refused] = []
+        fresh, digests, in_runs = self._sort_out(connection, requests, refused)
+        bad = self._wrongly_signed(fresh, digests, in_runs)
+        if bad:
+            for index in bad:
+                request = fresh[index]
+                code = "bad_signature" if self._requests.known(request.client) else "unknown_client"
                 refused.append((request.client, request.session, request.seq, code))
+            fresh, digests = _without(fresh, bad), _without(digests, bad)
+            in_runs = runs(fresh)
         if fresh:
             if connection is not None:
-                self._replies.heard(connection, fresh)
-            for index, code in self.mempool.admit_many(fresh, digests, self.state.now):
+                self._replies.heard(connection, dict.fromkeys([run[0] for run in in_runs]))
+            for index, code in self.mempool.admit_many(fresh, digests, self.state.now, in_runs):
                 request = fresh[index]
                 refused.append((request.client, request.session, request.seq, code))
         self._notice_faults([code for *_, code in refused])
         if refused and connection is not None:
             self.state.out.busy.append(Busy(connection, refused))
 
+    def _wrongly_signed(
+        self, requests: Sequence[Request], digests: Sequence[bytes], in_runs: list[Run]
+    ) -> list[int]:
+        """Indices of the requests whose authenticator does not hold."""
+        unverified = self.mempool.unverified(requests, digests, in_runs)
+        if len(unverified) == len(requests):
+            return self._requests.verify(digests, requests)
+        bad = self._requests.verify([digests[i] for i in unverified], [requests[i] for i in unverified])
+        return [unverified[index] for index in bad]
+
     def _sort_out(
-        self,
-        connection: ConnectionId | None,
-        requests: Sequence[Request],
-        refused: list[tuple[bytes, int, int, str]],
-    ) -> tuple[list[Request], list[bytes]]:
-        """The requests that may still be executed, with their digests; the others are answered."""
+        self, connection: ConnectionId | None, requests: Sequence[Request], refused: list[Refused]
+    ) -> tuple[Sequence[Request], Sequence[bytes], list[Run]]:
+        """The requests that may still be executed, with their digests, and in runs; the others are
+        answered."""
         known = self._requests.known
-        clients = dict.fromkeys([request.client for request in requests])
-        strangers = {client for client in clients if not known(client)}
+        in_runs = runs(requests)
+        strangers = {client for client in dict.fromkeys([run[0] for run in in_runs]) if not known(client)}
         if strangers:
             refused += [
                 (r.client, r.session, r.seq, "unknown_client") for r in requests if r.client in strangers
             ]
             requests = [request for request in requests if request.client not in strangers]
-        fresh = list(requests)
-        if self.ledger.executor.all_fresh(fresh):
-            self._shed(fresh, None, refused)
-            return fresh, request_digests(self.chain_id, fresh)
-        digests = request_digests(self.chain_id, fresh)
+            in_runs = runs(requests)
+        if not self.ledger.executor.all_fresh(in_runs):
+            return self._classify(connection, list(requests), refused)
+        surplus = self._shed(requests, refused)
+        if surplus:
+            requests = _without(requests, surplus)
+            in_runs = runs(requests)
+        return requests, request_digests(self.chain_id, requests), in_runs
+
+    def _classify(
+        self, connection: ConnectionId | None, requests: list[Request], refused: list[Refused]
+    ) -> tuple[list[Request], list[bytes], list[Run]]:
+        """See `_sort_out`: each of them by itself."""
         classify = self.ledger.executor.classify
+        digests = request_digests(self.chain_id, requests)
         statuses = [
             classify(request.client, request.session, request.seq, digest)
             for request, digest in zip(requests, digests, strict=True)
         ]
-        fresh = []
+        fresh: list[Request] = []
         fresh_digests: list[bytes] = []
         for request, digest, status in zip(requests, digests, statuses, strict=True):
             if status == EXECUTE:
@@ -255,29 +273,26 @@ class Node:
                 refused.append((request.client, request.session, request.seq, REFUSAL_CODES[status]))
             else:
                 self._answer_again(connection, request, digest, refused)
-        self._shed(fresh, fresh_digests, refused)
-        return fresh, fresh_digests
+        surplus = self._shed(fresh, refused)
+        if surplus:
+            fresh, fresh_digests = _without(fresh, surplus), _without(fresh_digests, surplus)
+        return fresh, fresh_digests, runs(fresh)
 
-    def _shed(
-        self,
-        fresh: list[Request],
-        digests: list[bytes] | None,
-        refused: list[tuple[bytes, int, int, str]],
-    ) -> None:
+    def _shed(self, requests: Sequence[Request], refused: list[Refused]) -> list[int]:
         """Decline what there is no room for before anything is spent on it: under overload what is
-        declined must cost next to nothing."""
-        for index in reversed(self.mempool.surplus(fresh)):
-            request = fresh.pop(index)
-            if digests is not None:
-                del digests[index]
+        declined must cost next to nothing. Returns the indices."""
+        surplus = self.mempool.surplus(requests)
+        for index in surplus:
+            request = requests[index]
             refused.append((request.client, request.session, request.seq, BUSY))
+        return surplus
 
     def _answer_again(
         self,
         connection: ConnectionId | None,
         request: Request,
         digest: bytes,
-        refused: list[tuple[bytes, int, int, str]],
+        refused: list[Refused],
     ) -> None:
         """A request that was executed: the kept reply, and certificates for peers that lag (A3.5)."""
         found = self.ledger.executor.outcome(request.client, request.session, request.seq)
@@ -291,7 +306,7 @@ class Node:
             if not self._replies.knows(connection, request.client) and not self._requests.verify(
                 [digest], [request]
             ):
-                self._replies.heard(connection, (request,))
+                self._replies.heard(connection, (request.client,))
         self.replica.push(height)
 
     def _notice_faults(self, codes: list[str]) -> None:
@@ -336,7 +351,7 @@ class Node:
             batch = self.mempool.take(parameters.block_requests, parameters.block_bytes)
             if not batch.requests:
                 return
-            body = encode_body(batch.requests)
+            body = body_of(batch.requests)
             block = Block(
                 state.cfg.number, state.next_height, NORMAL, self._wall_ms, len(batch.requests), body
             )
@@ -383,6 +398,12 @@ class Node:
     def status(self, now_ms: int) -> NodeStatus:
         """Where this node stands, with a verdict."""
         return node_status(self, now_ms)
+
+
+def _without(items: Sequence[T], indices: Iterable[int]) -> list[T]:
+    """All but those at `indices`."""
+    gone = set(indices)
+    return [item for index, item in enumerate(items) if index not in gone]
 
 
 def _configurations(genesis: Genesis, store: ChainStore) -> list[Configuration]:

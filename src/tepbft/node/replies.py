@@ -7,9 +7,9 @@ and is answered from the client table.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
-from tepbft.core.block import Receipt, Request
+from tepbft.core.block import Receipt
 from tepbft.core.events import Reply
 from tepbft.execution.outcomes import Chosen, Outcomes
 from tepbft.types import ConnectionId, Height
@@ -27,10 +27,10 @@ class Replies:
         self._clients: dict[ConnectionId, dict[bytes, None]] = {}
         self._held: list[Reply] = []
 
-    def heard(self, connection: ConnectionId, requests: Sequence[Request]) -> None:
-        """These requests (already authenticated) came by this connection."""
+    def heard(self, connection: ConnectionId, clients: Iterable[bytes]) -> None:
+        """Requests of these clients (already authenticated) came by this connection."""
         seen = self._clients.setdefault(connection, {})
-        for client in dict.fromkeys([request.client for request in requests]):
+        for client in clients:
             if client in seen:
                 continue
             seen[client] = None

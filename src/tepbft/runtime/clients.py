@@ -16,8 +16,9 @@ from typing import cast
 import msgspec
 import structlog
 
-from tepbft.core.block import Receipt
+from tepbft.core.block import Receipt, Request
 from tepbft.core.events import Busy, Reply
+from tepbft.core.requests import EXTENSION, open_body
 from tepbft.errors import PeerFault
 from tepbft.execution.outcomes import Chosen
 from tepbft.runtime.inbox import Inbox, Source
@@ -163,6 +164,7 @@ class ClientPort:
         self.connections: dict[ConnectionId, ClientConnection] = {}
         self.welcome: Callable[[], Welcome] = lambda: Welcome(chain_id, settings.node, 0, 0)
         self.gone: Callable[[ConnectionId], None] = lambda number: None
+        self._submit_head = encode(Submit(chain_id, []))[:-1]  # what all for this chain begin with
         self._idle_s = settings.client_idle_ms / 1000
         self._sweeper: asyncio.Task[None] | None = None
         self.listener = Listener(
@@ -182,7 +184,7 @@ class ClientPort:
     def open(self, data: bytes) -> Submit | WantProof:
         """The message in a client's frame; PeerFault (counted) if it is inadmissible."""
         try:
-            message = client_codec.decode(data)
+            message = self._submitted(data) or client_codec.decode(data)
             if not isinstance(message, Submit | WantProof):
                 raise PeerFault("unexpected_message", type(message).__name__)
             if isinstance(message, Submit) and message.chain_id != self.chain_id:
@@ -192,6 +194,17 @@ class ClientPort:
             raise
         self.traffic.count("received", "clients", type(message).__name__, len(data) + 4)
         return message
+
+    def _submitted(self, data: bytes) -> Submit | None:
+        """Requests for this chain, in a table where the extension is at hand. None if it takes the codec to
+        tell what the frame is, or what is wrong with it: both accept the same."""
+        if not EXTENSION or not data.startswith(self._submit_head):
+            return None
+        try:
+            requests, _ = open_body(self.chain_id, data[len(self._submit_head) :])
+        except PeerFault:
+            return None
+        return Submit(self.chain_id, cast(list[Request], requests))
 
     def reply(self, reply: Reply, view: int) -> None:
         """Send outcomes; nothing happens if the client is gone."""

@@ -41,6 +41,7 @@ from tepbft.runtime.logs import logs_debug
 from tepbft.runtime.metrics import Metrics
 from tepbft.runtime.peers import PeerNetwork
 from tepbft.runtime.readmission import Readmission
+from tepbft.runtime.requests import RequestQueue
 from tepbft.runtime.utilisation import Utilisation
 from tepbft.storage.errors import StoreFull
 from tepbft.storage.port import ChainStore
@@ -78,19 +79,6 @@ def merge(into: Effects, more: Effects) -> None:
     into.replies += more.replies
     into.busy += more.busy
     into.notices += more.notices
-
-
-def _queue(waiting: deque[ClientRequests], event: ClientRequests, most: int) -> None:
-    """Requests join those that wait already, in events of at most `most`: what one connection says in many
-    frames costs one step, and a long list several."""
-    connection, requests = event.connection, event.requests
-    if waiting and waiting[-1].connection == connection:
-        last = waiting[-1].requests
-        if len(last) + len(requests) <= most:
-            waiting[-1] = ClientRequests(connection, [*last, *requests])
-            return
-    for at in range(0, len(requests), most):
-        waiting.append(ClientRequests(connection, requests[at : at + most]))
 
 
 class Shell:
@@ -134,16 +122,13 @@ class Shell:
         self._readmission = readmission
         self._tick_ms = tick_ms
         self._verification = verification
-        self._part_requests = part_requests
         self._clock = clock or Clock()
         self._utilisation = Utilisation(self._clock.now_ms())
         self._effects = Effects()
         self._announced = False
         """Something is on its way, and the disk must not be waited for before the loop has sent it."""
         self._backlog: deque[Event] = deque()
-        self._requests: deque[ClientRequests] = deque()
-        """Requests of clients, worked off one part at a time: their signatures take long, and what peers
-        say must not wait for all of them."""
+        self._requests = RequestQueue(part_requests)
         self._lost = False
         self._full = False
         self._debug = logs_debug()
@@ -200,7 +185,7 @@ class Shell:
         for source, item in self._inbox.take(BATCH_FRAMES, clients=not self._requests):
             event = self._event(source, item)
             if isinstance(event, ClientRequests):
-                _queue(self._requests, event, self._part_requests)
+                self._requests.put(event.connection, event.requests)
             elif event is not None:
                 self._backlog.append(event)
         admission = self._admission()
@@ -252,9 +237,8 @@ class Shell:
                 log.info("store_has_room")
 
     def _part(self) -> ClientRequests:
-        part, pressed = self._requests.popleft(), self._utilisation.high(self._clock.now_ms())
-        more = bool(self._requests) or self._inbox.bytes_of("client") > 0
-        return ClientRequests(part.connection, part.requests, more, pressed)
+        more = self._inbox.bytes_of("client") > 0
+        return self._requests.take(more, self._utilisation.high(self._clock.now_ms()))
 
     def _drain(self) -> None:
         effects = self._effects

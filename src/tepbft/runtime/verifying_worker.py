@@ -21,6 +21,7 @@ import msgspec
 
 from tepbft.core.block import Request
 from tepbft.core.configuration import RegisteredClient
+from tepbft.core.requests import signed
 from tepbft.crypto.schemes import scheme_named
 
 MAX_FRAME_BYTES = 256 << 20
@@ -63,8 +64,9 @@ def encode_setup(scheme: str, clients: Sequence[RegisteredClient]) -> bytes:
 
 def encode_batch(digests: Sequence[bytes], requests: Sequence[Request]) -> bytes:
     """One question: what a signature's verification needs of the requests, and no more."""
-    clients, auths = [request.client for request in requests], [request.auth for request in requests]
-    return msgspec.msgpack.encode((digests, clients, auths))
+    found = list(signed(requests, digests))  # they may be views of a table
+    clients, names, auths = zip(*found, strict=True) if found else ((), (), ())
+    return msgspec.msgpack.encode((names, clients, auths))
 
 
 def decode_answer(content: bytes, count: int) -> list[int]:

@@ -7,6 +7,7 @@ the other refuses would halt the ledger, and what they hash differently would sp
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import subprocess
 import sys
@@ -186,6 +187,110 @@ def test_as_many_digests_as_requests_are_expected(way):
             list(way.signed(opened, fewer))
     with pytest.raises(ValueError):
         list(way.signed(some(), list(digests)[1:]))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_digests_are_those_of_the_chain_that_is_asked_for(way):
+    """A table has those of the chain that it was opened for; for another it computes them."""
+    opened, _ = way.open_body(CHAIN, encode_body(some()))
+    for chain in (CHAIN, bytes(32)):
+        expected = [digest_of(chain, one) for one in some()]
+        assert list(way.request_digests(chain, opened)) == expected
+        assert list(way.request_digests(chain, opened[3:])) == expected[3:]
+
+
+# --- putting them together ------------------------------------------------------------------------
+
+few = st.lists(requests, max_size=5)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@given(listed=st.lists(few, max_size=5), cut=st.integers(0, 30))
+def test_what_came_in_parts_is_one_body(way, listed, cut):
+    """Opened, cut at any place, and joined again, in any mixture: every value is where it was."""
+    everything = [one for part in listed for one in part]
+    hashed = [way.open_body(CHAIN, encode_body(part)) for part in listed]
+    whole, digests = way.join_hashed(hashed)
+    assert list(whole) == list(way.join([part for part, _ in hashed])) == everything
+    assert list(digests) == [digest_of(CHAIN, one) for one in everything]
+    assert way.body_of(whole) == encode_body(everything)
+    assert way.body_of(whole[cut:]) == encode_body(everything[cut:])
+    assert way.body_of(whole[:cut]) == encode_body(everything[:cut])
+    halves = [(whole[:cut], digests[:cut]), (whole[cut:], digests[cut:])]
+    again, names = way.join_hashed(halves)
+    assert (list(again), list(names)) == (everything, list(digests))
+    mixed, names = way.join_hashed([halves[0], (everything[cut:], list(digests[cut:]))])
+    assert (list(mixed), list(names)) == (everything, list(digests))
+    assert list(way.signed(again, names)) == list(way.signed(everything, list(digests)))
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 17, MAX_BLOCK_REQUESTS])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_body_announces_its_length_as_it_must(way, count):
+    listed = [Request(bytes([seq % 3]) * 16, 1, seq, b"", b"") for seq in range(count)]
+    another = listed[: MAX_BLOCK_REQUESTS - count][:1]
+    opened = way.open_body(CHAIN, encode_body([*listed, *another]))[0][:count]
+    assert way.body_of(opened) == encode_body(listed)
+    joined = way.join([opened[:8], opened[8:]])
+    assert way.body_of(joined) == encode_body(listed)
+    assert list(joined[-3:]) == listed[-3:]
+
+
+@extension
+def test_a_body_beyond_what_is_ever_opened_is_still_encoded_as_it_must():
+    many = 66_000
+    listed = [Request(bytes(16), 1, seq, b"", b"") for seq in range(many)]
+    bodies = [encode_body(listed[at : at + MAX_BLOCK_REQUESTS]) for at in range(0, many, MAX_BLOCK_REQUESTS)]
+    joined = Native.join([Native.open_body(CHAIN, body)[0] for body in bodies])
+    assert Native.body_of(joined) == encode_body(listed)
+    assert Native.body_of(joined[1:]) == encode_body(listed[1:])
+
+
+near = st.builds(
+    Request,
+    st.sampled_from([bytes(16), b"\xff" * 16]),
+    st.integers(0, 1),
+    st.one_of(st.integers(0, 4), st.integers(2**63 - 3, 2**63 - 1)),
+    st.just(b"op"),
+    st.just(b""),
+)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@given(st.lists(near, max_size=12), st.integers(0, 12))
+def test_runs_are_numbered_one_by_one_and_as_long_as_can_be(way, listed, cut):
+    opened, _ = way.open_body(CHAIN, encode_body(listed))
+    for asked in (opened, listed, way.join([opened[:cut], opened[cut:]])):
+        found = way.runs(asked)
+        assert [(c, s, first + more) for c, s, first, count in found for more in range(count)] == [
+            (one.client, one.session, one.seq) for one in listed
+        ]
+        for (client, session, first, count), following in itertools.pairwise(found):
+            assert following[:3] != (client, session, first + count)
+    assert way.runs(opened[cut:]) == way.runs(listed[cut:])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_parts_may_go_once_they_are_joined(way):
+    parts = [way.open_body(CHAIN, encode_body(some()[at : at + 5]))[0][1:] for at in range(0, 20, 5)]
+    joined = way.join(parts)
+    del parts
+    gc.collect()
+    assert list(joined) == [one for index, one in enumerate(some()) if index % 5]
+
+
+@extension
+def test_only_tables_of_one_chain_are_joined():
+    body = encode_body(some())
+    one = native.open_body(bytes(40), body, Request, 99, 99, 99)
+    other = native.open_body(b"x" * 40, body, Request, 99, 99, 99)
+    for parts in ([one, other], [one, some()], [some()], 5):
+        with pytest.raises(TypeError):
+            native.join(parts)
+    with pytest.raises(ValueError):
+        native.join([])
+    with pytest.raises(TypeError):
+        native.runs(some())
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -8,10 +8,6 @@ from tepbft.node.replies import CONNECTIONS_PER_CLIENT, Replies
 from tepbft.types import ConnectionId
 
 
-def request(client: bytes, seq: int = 1) -> Request:
-    return Request(client * 16, 1, seq, b"op", b"")
-
-
 def receipt(client: bytes, seq: int = 1) -> Receipt:
     return Receipt(client * 16, 1, seq, bytes(32), OK, b"r")
 
@@ -27,8 +23,8 @@ def block_of(*receipts: Receipt) -> Outcomes:
 def test_outcomes_are_grouped_per_connection_and_height() -> None:
     replies = Replies(after_stable=False)
     one, two = ConnectionId(1), ConnectionId(2)
-    replies.heard(one, [request(b"a"), request(b"b")])
-    replies.heard(two, [request(b"b", 2)])
+    replies.heard(one, [b"a" * 16, b"b" * 16])
+    replies.heard(two, [b"b" * 16])
     block = block_of(receipt(b"a"), receipt(b"b"), receipt(b"a", 9), receipt(b"c"))
     out = replies.executed(5, block, {2: (3, receipt(b"a", 9))})
     assert sorted((r.connection, r.height, len(r.receipts)) for r in out) == [(1, 3, 1), (1, 5, 2), (2, 5, 1)]
@@ -38,8 +34,8 @@ def test_outcomes_are_grouped_per_connection_and_height() -> None:
 def test_a_closed_connection_is_forgotten_with_what_waits_for_it() -> None:
     replies = Replies(after_stable=True)
     one, two = ConnectionId(1), ConnectionId(2)
-    replies.heard(one, [request(b"a")])
-    replies.heard(two, [request(b"a")])
+    replies.heard(one, [b"a" * 16])
+    replies.heard(two, [b"a" * 16])
     assert replies.executed(4, block_of(receipt(b"a")), {}) == []
     replies.closed(one)
     assert [(r.connection, r.height) for r in replies.stable(4)] == [(2, 4)]
@@ -52,7 +48,7 @@ def test_a_closed_connection_is_forgotten_with_what_waits_for_it() -> None:
 
 def test_replies_wait_for_their_own_height() -> None:
     replies = Replies(after_stable=True)
-    replies.heard(ConnectionId(1), [request(b"a")])
+    replies.heard(ConnectionId(1), [b"a" * 16])
     replies.executed(4, block_of(receipt(b"a", 1)), {})
     replies.executed(5, block_of(receipt(b"a", 2)), {})
     assert [r.height for r in replies.stable(4)] == [4]
@@ -63,7 +59,7 @@ def test_i17_one_client_on_many_connections_is_bounded() -> None:
     """I-17: the least recent connection makes room."""
     replies = Replies(after_stable=False)
     for number in range(CONNECTIONS_PER_CLIENT + 10):
-        replies.heard(ConnectionId(number), [request(b"a")])
+        replies.heard(ConnectionId(number), [b"a" * 16])
     out = replies.executed(1, block_of(receipt(b"a")), {})
     assert len(out) == CONNECTIONS_PER_CLIENT
     assert min(r.connection for r in out) == 10

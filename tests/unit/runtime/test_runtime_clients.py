@@ -12,10 +12,14 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from runtime_support import CHAIN, anchors_of, parties, until
 
+from fuzz.fuzz_mutations import hostile
 from tepbft.core.block import Receipt, Request
 from tepbft.core.events import Busy, Reply
+from tepbft.core.requests import EXTENSION
 from tepbft.errors import PeerFault
 from tepbft.runtime.clients import ClientPort
 from tepbft.runtime.inbox import Inbox
@@ -39,7 +43,7 @@ REQUEST = Request(b"c" * 16, 1, 1, b"op", b"auth")
 
 
 @contextlib.asynccontextmanager
-async def client_port(folder: Path, **settings: Any) -> AsyncIterator[ClientPort]:
+async def client_port(folder: Path, **changed: Any) -> AsyncIterator[ClientPort]:
     found = parties(folder, 1)
     numbers = itertools.count(1)
     port = ClientPort(
@@ -48,7 +52,7 @@ async def client_port(folder: Path, **settings: Any) -> AsyncIterator[ClientPort
         sock=bind("127.0.0.1", 0, "client"),
         inbox=Inbox(1 << 20),
         traffic=Traffic(),
-        settings=msgspec.structs.replace(NodeSettings(node=0), **settings),
+        settings=msgspec.structs.replace(NodeSettings(node=0), **changed),
         next_number=lambda: ConnectionId(next(numbers)),
     )
     port.start()
@@ -100,7 +104,7 @@ async def test_welcome_submit_outcome_and_busy(tmp_path: Path) -> None:
         client.say(Submit(CHAIN, [REQUEST]))
         await until(lambda: port.inbox)
         ((source, data),) = port.inbox.take(10)
-        assert port.open(data) == Submit(CHAIN, [REQUEST])
+        assert list(port.open(data).requests) == [REQUEST]
         number = ConnectionId(source.name)
         receipt = Receipt(REQUEST.client, 1, 1, b"d" * 32, 0, b"done")
         port.reply(Reply(number, 9, (receipt,)), 5)
@@ -208,3 +212,50 @@ async def test_a_flooding_client_waits_while_its_requests_are_worked_off(tmp_pat
 
         await until(drained)
         client.writer.close()
+
+
+requests = st.builds(
+    Request,
+    st.binary(min_size=16, max_size=16),
+    st.sampled_from([0, 1, 2**63 - 1]),
+    st.integers(0, 2**63 - 1),
+    st.binary(max_size=40),
+    st.binary(max_size=144),
+)
+frames = st.lists(requests, max_size=6).map(lambda listed: encode(Submit(CHAIN, listed)))
+
+
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.one_of(frames, hostile(frames)))
+def test_a_table_takes_what_the_codec_takes(data: bytes) -> None:
+    """With the extension and without it, the same frames are understood, in the same way, and the same
+    are refused."""
+    port = object.__new__(ClientPort)
+    port.chain_id, port.traffic = CHAIN, Traffic()
+    port._submit_head = encode(Submit(CHAIN, []))[:-1]
+    try:
+        expected: Any = client_codec.decode(data)
+    except PeerFault as fault:
+        expected = fault.code
+    else:
+        if not isinstance(expected, Submit | WantProof):
+            expected = "unexpected_message"
+        elif isinstance(expected, Submit) and expected.chain_id != CHAIN:
+            expected = "wrong_chain"
+    try:
+        found: Any = port.open(data)
+    except PeerFault as fault:
+        found = fault.code
+    if isinstance(found, Submit):
+        found = Submit(found.chain_id, list(found.requests))
+    assert found == expected
+
+
+def test_requests_come_in_a_table_where_that_is_possible() -> None:
+    port = object.__new__(ClientPort)
+    port.chain_id, port.traffic = CHAIN, Traffic()
+    port._submit_head = encode(Submit(CHAIN, []))[:-1]
+    for listed in ([], [REQUEST], [REQUEST] * 300):
+        found = port.open(encode(Submit(CHAIN, listed)))
+        assert isinstance(found, Submit) and list(found.requests) == listed
+        assert isinstance(found.requests, list) != EXTENSION

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ from tepbft.core.events import (
 )
 from tepbft.crypto.node_key import NodeKey
 from tepbft.errors import ContractBroken, TepbftError
-from tepbft.runtime import shell as shell_module
 from tepbft.runtime.bridge import Declined, Executed
 from tepbft.runtime.readmission import Readmission
 from tepbft.runtime.shell import MERGE_EVENTS, PROBE_MS, RETRY_S
@@ -392,17 +390,6 @@ async def test_notices_feed_the_metrics() -> None:
     assert 'tepbft_trusted_calls_total{kind="SignCheckpoint"} 1.0' in text
     assert "tepbft_journal_append_seconds_count 1.0" in text
     assert Send((1,), "x").to == (1,)
-
-
-def test_what_a_connection_says_in_many_frames_costs_one_step() -> None:
-    """Requests join those of their connection that wait already, up to the size of one part."""
-    waiting: deque[ClientRequests] = deque()
-    for connection, count in ((1, 3), (1, 250), (1, 4), (2, 1), (1, 600), (1, 10), (1, 0)):
-        numbers = [Request(bytes(16), 1, seq, b"", b"") for seq in range(count)]
-        shell_module._queue(waiting, ClientRequests(ConnectionId(connection), numbers), 256)
-    sizes = [(event.connection, len(event.requests)) for event in waiting]
-    assert sizes == [(1, 253), (1, 4), (2, 1), (1, 256), (1, 256), (1, 98)]
-    assert [request.seq for request in waiting[0].requests] == [*range(3), *range(250)]
 
 
 async def test_a_node_with_no_time_to_spare_says_so_with_requests() -> None:

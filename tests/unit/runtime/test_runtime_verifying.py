@@ -19,8 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from tepbft.core.block import Request
+from tepbft.core.block import Request, digest_of, encode_body
 from tepbft.core.configuration import Genesis, Member, Parameters, RegisteredClient
+from tepbft.core.requests import WAYS
 from tepbft.crypto.port import RequestVerifier
 from tepbft.crypto.schemes import SCHEMES
 from tepbft.errors import TepbftError
@@ -61,7 +62,7 @@ class Signed:
         if (derive := self.scheme.node_mac_keys) is not None:
             pairs = zip(self.clients, secrets, strict=True)
             self.mac_keys = {entry.client: derive(secret, entry.client, NODE) for entry, secret in pairs}
-        signers = [self.scheme.signer(secret, NODES) for secret in secrets]
+        self.signers = signers = [self.scheme.signer(secret, NODES) for secret in secrets]
         self.good = []
         for number in range(32):
             digest, owner = sha256(bytes([number])).digest(), number % CLIENTS
@@ -349,6 +350,29 @@ def test_a_worker_has_nothing_but_its_socket_and_ignores_signals(workers: dict[s
         assert os.getsid(pid) == pid  # a terminal's ^C goes elsewhere
     listener.close()
     assert verifier.verify(*party.batch(BATCH)) == BAD and verifier.mode() == "2 workers"
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("count", [1, 2 * MIN_PART_REQUESTS, 8 * MIN_PART_REQUESTS])
+def test_requests_of_a_block_are_verified_in_every_mode(
+    workers: dict[str, WorkerVerifier], way: Any, count: int
+) -> None:
+    """As they are opened: with the extension, requests and digests are views of one table."""
+    party, chain = SIGNED["secp256k1"], sha256(b"a chain").digest()
+    listed = []
+    for seq in range(count):
+        owner = seq % CLIENTS
+        request = Request(party.clients[owner].client, 1, seq, b"op%d" % seq, b"")
+        auth = party.signers[owner].sign(digest_of(chain, request))
+        listed.append(msgspec.structs.replace(request, auth=bytes(64) if seq % 37 == 5 else auth))
+    requests, digests = way.open_body(chain, encode_body(listed))
+    bad = [seq for seq in range(count) if seq % 37 == 5]
+    threads = ThreadedVerifier(party.verifier, 2)
+    for verifier in (InlineVerifier(party.verifier), threads, workers["secp256k1"]):
+        assert verifier.verify(digests, requests) == bad
+        assert verifier.verify(digests[:90], requests[:90]) == [seq for seq in bad if seq < 90]
+    threads.close()
+    assert workers["secp256k1"].mode() == "2 workers"
 
 
 def test_a_worker_is_told_only_what_it_needs() -> None:

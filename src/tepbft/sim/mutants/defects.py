@@ -6,6 +6,7 @@ from tepbft.client.session import Session
 from tepbft.core import verification
 from tepbft.execution import client_table, executor
 from tepbft.mempool.pool import Mempool
+from tepbft.mempool.queues import Queues
 from tepbft.node.ledger import Ledger
 from tepbft.node.node import Node
 from tepbft.protocols.tep import (
@@ -233,12 +234,16 @@ FIXED_T_REQ: Changes = (edit(view_change.timeout_ms, ("first_ms << min(s.backoff
 TIMER_STOPS_AT_ACCEPT: Changes = (
     edit(view_change.find_complaint, ("if height > s.executed and slot.accepted_ms >= 0:", "if False:")),
     edit(
-        Mempool.oldest_pending_ms,
+        Queues.oldest_pending_ms,
         (
-            "seen = [entry.first_seen_ms for entry in order[0] if entry.alive] if order else []",
-            "seen = [e.first_seen_ms for group in order for e in group if e.alive and not e.in_flight]",
+            "[entry.first_seen_ms for entry in self._front() if entry.alive]",
+            "[e.first_seen_ms for group in self._pending for e in group if e.alive and not e.in_flight]",
         ),
-        ("seen += [block.first_seen_ms for block in self._blocks.values()]\n", "pass\n"),
+    ),
+    edit(
+        Mempool.oldest_pending_ms,
+        ("self._arrivals.oldest_ms()", "self._arrivals.oldest_waiting_ms()"),
+        ("found += [block.first_seen_ms for block in self._blocks.values()]\n", "pass\n"),
     ),
 )
 GC_BY_VIEW_CHANGE: Changes = (
@@ -302,10 +307,7 @@ CLIENTS_NOT_IN_CHECKPOINT: Changes = (swap(executor, "PREFIXES", (b"a", b"s")),)
 UNVERIFIED_CLIENT_SIGNATURE: Changes = (
     edit(
         Node._admit,
-        (
-            "bad = self._requests.verify([digests[i] for i in unverified], [fresh[i] for i in unverified])",
-            "bad = []",
-        ),
+        ("bad = self._wrongly_signed(fresh, digests, in_runs)\n", "bad = []\n"),
     ),
     edit(Ledger._check_requests, ("if unverified:", "if False:")),
 )
