@@ -53,6 +53,10 @@ _STYLE: Any = {
 }
 
 
+MUCH_STOLEN = 0.05
+"""Share of the processors' time, from which on a point is marked."""
+
+
 @dataclass
 class Place:
     """One point of a figure: the runs that were made there."""
@@ -70,6 +74,11 @@ class Place:
     def limited(self) -> bool:
         """Whether the load, not the cluster, was the limit in some run."""
         return any(result["limited_by_client"] for result in self.results)
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether others had much of the processors' time in some run."""
+        return any(result.get("stolen_share", 0.0) >= MUCH_STOLEN for result in self.results)
 
 
 def draw(onto: Callable[[Axes], None], salt: str) -> str:

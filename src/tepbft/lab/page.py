@@ -48,7 +48,7 @@ one when one is answered. Its throughput is the figure; its latency only says ho
 <li>Where a rate is given the loop is open: requests are due at fixed moments whatever the cluster does,
 and latency counts from the moment a request was <em>due</em>. A stall is therefore not hidden by
 requests that were never sent (coordinated omission). A run in which the load generator itself fell
-behind is marked †.</li>
+behind is marked †, one in which a hypervisor gave much of the processors' time to others ‡.</li>
 <li>Clients sign before the clock starts, so that signing does not compete with the nodes for
 cores.</li>
 <li>The <em>limit by signatures</em> is cores / (nodes × time of one verification), the time measured on

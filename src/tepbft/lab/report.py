@@ -226,7 +226,8 @@ def _figure(experiment: Experiment, number: int, figure: Figure, found: Measured
     return f"<figure>{svg}{_table(figure, places)}</figure>"
 
 
-_MARK = ' <abbr title="the load, not the cluster, was the limit: no peak">†</abbr>'
+_LIMITED = ' <abbr title="the load, not the cluster, was the limit: no peak">†</abbr>'
+_DISTURBED = ' <abbr title="others had much of the processors\' time: lower than it could be">‡</abbr>'
 
 
 def _table(figure: Figure, places: Sequence[Place]) -> str:
@@ -244,11 +245,7 @@ def _table(figure: Figure, places: Sequence[Place]) -> str:
     lines = ["<tr>" + "".join(f"<th>{escape(text)}</th>" for text in head) + "</tr>"]
     for place in places:
         cells = [f"<td>{escape(place.series)}</td>"] if several else []
-        mark = (
-            ' <abbr title="the load, not the cluster, was the limit: no peak">†</abbr>'
-            if place.limited
-            else ""
-        )
+        mark = (_LIMITED if place.limited else "") + (_DISTURBED if place.disturbed else "")
         cells.append(f"<td>{escape(place.at)}{mark}</td>")
         for name in columns:
             value = spread(name, place.results)
@@ -258,6 +255,11 @@ def _table(figure: Figure, places: Sequence[Place]) -> str:
                 text += f'<span class="range"> {low}…{high}</span>'
             cells.append(f'<td class="n">{text}</td>')
         lines.append("<tr>" + "".join(cells) + "</tr>")
-    limited = any(place.limited for place in places)
-    note = "<p>† limited by the load generator (ringed where there are points): no peak of the cluster.</p>"
-    return f"<table>{''.join(lines)}</table>{note if limited else ''}"
+    notes = ""
+    if any(place.limited for place in places):
+        notes += (
+            "<p>† limited by the load generator (ringed where there are points): no peak of the cluster.</p>"
+        )
+    if any(place.disturbed for place in places):
+        notes += "<p>‡ a hypervisor gave others 5 % of the processors' time or more: measure it again.</p>"
+    return f"<table>{''.join(lines)}</table>{notes}"

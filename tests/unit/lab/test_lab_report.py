@@ -31,7 +31,9 @@ def fill(folder: Path, name: str = "all", *, quick: bool = True, repeats: int = 
             raise TepbftError("cluster", "it did not <start>", "Look.")
         wobble = 1 + 0.05 * (calls % 3)
         tps = (min(options.rate, 2400) or 8000 / options.nodes) * wobble
-        return a_result(options, tps=tps, limited_by_client=options.rate == 10_000, **changes)
+        stolen = 0.07 if options.crashed else 0.01
+        late = options.rate == 10_000
+        return a_result(options, tps=tps, limited_by_client=late, stolen_share=stolen, **changes)
 
     campaign = Campaign(
         choose(name, quick), folder, quick, repeats, bench=bench,
@@ -80,6 +82,7 @@ def test_what_failed_and_what_is_missing_is_said(page: str) -> None:
     assert all(title in page for title in missing_protocols())
     assert "a &lt;processor&gt;" in page and "0123456789ab" in page
     assert "limited by the load generator" in page
+    assert page.count("‡ a hypervisor gave others") == 2  # both figures of crashed nodes, and only these
 
 
 def test_numbers_stand_under_the_plots_with_their_range(page: str) -> None:
