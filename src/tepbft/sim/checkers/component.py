@@ -130,7 +130,7 @@ class WriteAhead(Checker):
         """See `Checker`."""
         match request:
             case Order():
-                self._order(host, request)
+                self._within_window(host, request)
             case Depart():
                 place = (host.component.cfg, request.to)
                 if place not in host.disk.evidence.departures:
@@ -150,9 +150,16 @@ class WriteAhead(Checker):
             case _:
                 pass
 
-    def _order(self, host: SimHost, request: Order) -> None:
+    def on_statement(self, statement: Statement) -> None:
+        """See `Checker`. An order is judged when it was signed: one that the component refuses, because it
+        is in another configuration than a node that has lost its disk, says nothing."""
+        host = self.world.hosts[statement.node]
+        if host.strategy is None and statement.kind in (PREPARE, COMMIT):
+            self._order(host, statement)
+
+    def _order(self, host: SimHost, statement: Statement) -> None:
         world, evidence = self.world, host.disk.evidence
-        cfg, view, height, digest = host.component.cfg, request.view, request.height, request.digest
+        cfg, view, height, digest = statement.cfg, statement.view, statement.height, statement.digest
         if evidence.prepares.get((cfg, view, height)) != digest:
             self.violate(f"PREPARE of view {view}, height {height} is not on disk", host.number)
         if view > 0 and not self._certified(evidence.certified.get((cfg, view))):
@@ -161,9 +168,14 @@ class WriteAhead(Checker):
             empty = null_block(cfg, height)
             if empty.digest(world.chain_id) != digest:
                 world.violate("I-10", f"vote at height {height} without the block", host.number)
-        state = host.node.state if host.node is not None else None
-        if state is not None and state.cfg.number == cfg and height > state.stable_height + state.window:
-            world.violate("I-18", f"vote at height {height} above the window", host.number)
+
+    def _within_window(self, host: SimHost, request: Order) -> None:
+        """I-18, whatever the component makes of it."""
+        state, height = host.node.state if host.node is not None else None, request.height
+        if state is None or state.cfg.number != host.component.cfg:
+            return
+        if height > state.stable_height + state.window:
+            self.world.violate("I-18", f"vote at height {height} above the window", host.number)
 
     def _certified(self, data: bytes | None) -> bool:
         """True for a certificate with the acknowledgements of f+1 nodes."""
