@@ -5,10 +5,14 @@
 A machine that runs one verification per core at once is slower at each than an idle one (shared caches,
 lower clocks). So the limit takes the time under load: before a run, after it, and for a peak during it
 (`lab.companion`).
+
+A node verifies every signature once, so here none is verified that was verified shortly before: a processor
+learns the way through a few signatures that return, and took 34 µs instead of 37 for one on secp256k1.
 """
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import time
@@ -24,8 +28,10 @@ from tepbft.crypto.schemes import SCHEMES, scheme_named
 from tepbft.errors import TepbftError
 from tepbft.lab.usage import cores
 
-BATCH = 256
-START_DELAY_S = 0.8
+BATCH = 4096
+"""Signatures until the first of them returns; many enough for caches and branch predictors to forget it."""
+PART = 256
+START_DELAY_S = 1.0
 
 
 class SignatureCost(Struct, frozen=True):
@@ -49,10 +55,10 @@ class Workbench:
         self._signer = scheme.signer(credentials.secret, nodes)
         self._digests = [request_digest(bytes(32), self._client, 1, seq, bytes(100)) for seq in range(BATCH)]
 
-    def sign(self) -> list[Request]:
-        """`BATCH` requests, signed now."""
-        auths = [self._signer.sign(digest) for digest in self._digests]
-        return [Request(self._client, 1, seq, b"", auth) for seq, auth in enumerate(auths)]
+    def sign(self, first: int = 0, count: int = BATCH) -> list[Request]:
+        """So many of the `BATCH` requests, from the `first` one on, signed now."""
+        numbered = range(first, min(first + count, BATCH))
+        return [Request(self._client, 1, seq, b"", self._signer.sign(self._digests[seq])) for seq in numbered]
 
     def verify(self, requests: Sequence[Request], first: int = 0) -> None:
         """Verify some of those: of the `first` one and what follows it. TepbftError if one is not good."""
@@ -69,20 +75,21 @@ def limit_per_s(cost: SignatureCost, replicas: int, live_share: float = 0.0) -> 
 
 
 def measure(scheme_name: str, nodes: int, seconds: float, begin_s: float) -> SignatureCost:
-    """On this core: a batch at a time, the median of the batches. Begins at `begin_s` (monotonic)."""
+    """On this core: part by part, the median of the parts. Begins at `begin_s` (monotonic)."""
     bench = Workbench(scheme_name, nodes)
     time.sleep(max(0.0, begin_s - time.monotonic()))
     signing: list[float] = []
     verifying: list[float] = []
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(verifying) < 3:
+    for first in itertools.cycle(range(0, BATCH, PART)):
+        if len(verifying) >= 3 and time.perf_counter() >= end:
+            break
         started = time.perf_counter()
-        requests = bench.sign()
-        checked = time.perf_counter()
-        for _ in range(4):
-            bench.verify(requests)
-        verifying.append((time.perf_counter() - checked) / (4 * BATCH) * 1e6)
-        signing.append((checked - started) / BATCH * 1e6)
+        requests = bench.sign(first, PART)
+        signed = time.perf_counter()
+        bench.verify(requests, first)
+        verifying.append((time.perf_counter() - signed) / PART * 1e6)
+        signing.append((signed - started) / PART * 1e6)
     return SignatureCost(median(verifying), median(signing))
 
 

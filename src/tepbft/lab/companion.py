@@ -10,6 +10,7 @@ microseconds of each sample.
 
 A sample is the median of several short parts, each by the clock of the thread, after as many signatures
 that do not count: so neither waiting for a core nor caches that others filled are taken for verification.
+Every part is of other signatures, as nodes meet them (`lab.calibrate`).
 """
 
 from __future__ import annotations
@@ -29,19 +30,21 @@ from types import TracebackType
 import msgspec
 
 from tepbft.core.block import Request
-from tepbft.lab.calibrate import Workbench
+from tepbft.lab.calibrate import BATCH, Workbench
 
-INTERVAL_S = 0.1
+INTERVAL_S = 0.15
 WARM, PARTS, PART = 14, 3, 6
 """Signatures before a sample that do not count; parts of a sample, and signatures of a part."""
+SIGNATURES = WARM + PARTS * PART
 TIMEOUT_S = 30.0
 
 
-def sample(bench: Workbench, requests: Sequence[Request]) -> float:
-    """Microseconds of one core per signature, here and now."""
-    bench.verify(requests[:WARM])
+def sample(bench: Workbench, requests: Sequence[Request], begin: int = 0) -> float:
+    """Microseconds of one core per signature, here and now: `SIGNATURES` of them from `begin` on."""
+    warm_to = begin + WARM
+    bench.verify(requests[begin:warm_to], begin)
     parts = []
-    for first in range(0, PARTS * PART, PART):
+    for first in range(warm_to, warm_to + PARTS * PART, PART):
         part = requests[first : first + PART]
         started = time.thread_time_ns()
         bench.verify(part, first)
@@ -57,11 +60,12 @@ def main() -> int:
     print("ready", flush=True)
     samples: list[float] = []
     if sys.stdin.buffer.readline():
-        for core in itertools.cycle(sorted(os.sched_getaffinity(0))):
+        places = itertools.cycle(range(0, BATCH - SIGNATURES + 1, SIGNATURES))
+        for core, begin in zip(itertools.cycle(sorted(os.sched_getaffinity(0))), places, strict=False):
             if select.select([sys.stdin], [], [], INTERVAL_S)[0]:
                 break
             os.sched_setaffinity(0, {core})
-            samples.append(sample(bench, requests))
+            samples.append(sample(bench, requests, begin))
     print(msgspec.json.encode(samples).decode(), flush=True)
     return 0
 

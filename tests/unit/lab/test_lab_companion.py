@@ -3,10 +3,12 @@
 import asyncio
 import ssl
 import sys
+from collections.abc import Sequence
 
 import pytest
 
 from tepbft.cli.cluster import plain_http
+from tepbft.core.block import Request
 from tepbft.lab import calibrate, companion
 from tepbft.lab.calibrate import SignatureCost, Workbench, limit_per_s
 from tepbft.lab.companion import Companion, mean_us, sample
@@ -44,6 +46,35 @@ async def test_a_process_that_fails_is_done_without(monkeypatch: pytest.MonkeyPa
 def test_one_sample_verifies_good_signatures_only(scheme: str) -> None:
     bench = Workbench(scheme, 3)
     assert sample(bench, bench.sign()) > 0
+
+
+class _Recorder(Workbench):
+    """Remembers which requests were verified."""
+
+    def __init__(self) -> None:
+        super().__init__("mac", 3)
+        self.verified: list[int] = []
+
+    def verify(self, requests: Sequence[Request], first: int = 0) -> None:
+        assert [request.seq for request in requests] == list(range(first, first + len(requests)))
+        self.verified += [request.seq for request in requests]
+        super().verify(requests, first)
+
+
+def test_no_signature_is_verified_that_was_verified_shortly_before() -> None:
+    """As with a node: a processor learns the way through a few that return, and is quicker at them."""
+    bench = _Recorder()
+    requests = bench.sign()
+    for begin in range(0, 10 * companion.SIGNATURES, companion.SIGNATURES):
+        sample(bench, requests, begin)
+    assert len(set(bench.verified)) == len(bench.verified) == 10 * companion.SIGNATURES
+
+
+def test_measuring_around_the_run_takes_one_part_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = _Recorder()
+    monkeypatch.setattr(calibrate, "Workbench", lambda scheme, nodes: bench)
+    calibrate.measure("mac", 3, 0.0, 0.0)
+    assert bench.verified == list(range(3 * calibrate.PART))
 
 
 def test_the_limit_takes_the_mean_and_without_samples_what_was_measured_around() -> None:
