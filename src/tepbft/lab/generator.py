@@ -37,7 +37,7 @@ answer takes long, so does it take until there is room."""
 SWEEP_S = 0.05
 REPEAT_SWEEPS = 5
 """Every so many sweeps what nobody answers is looked for."""
-PACE_S = 0.001
+PACE_S = 0.002
 FRAME_REQUESTS = 256
 TIMELINE_US = 100_000
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, assert_never
@@ -270,8 +271,9 @@ class Shell:
         effects, node = self._effects, self.core.node
         self._announce()
         if effects.persist:
-            with self._metrics.append_seconds.time():
-                self.core.store.append(effects.persist)
+            began_s = time.perf_counter()
+            self.core.store.append(effects.persist)
+            self._metrics.append_seconds.observe(time.perf_counter() - began_s)
             effects.persist = []
         while effects.store:
             self._store(effects.store[0])
@@ -323,7 +325,7 @@ class Shell:
             self._lose(error)
             return False
         for request in requests:
-            self._metrics.called(type(request).__name__)
+            self._metrics.tc_calls[type(request).__name__] += 1
         pairs = list(zip(requests, answers, strict=True))
         self._backlog.extendleft(TcAnswered(request, answer) for request, answer in reversed(pairs))
         return True
@@ -390,7 +392,7 @@ class Shell:
         self._backlog.clear()
         self._requests.clear()
         self.trouble = "its trusted component is gone; it is started again, which may need a readmission"
-        self._metrics.tc_restarts.inc()
+        self._metrics.tc_losses += 1
         log.error("trusted_component_lost", reason=str(error) or type(error).__name__)
 
     async def _regain(self) -> None:
