@@ -19,6 +19,7 @@ setup(
                     "execute",
                     "writes",
                     "order",
+                    "verify",
                     "sha256",
                 )
             ],

@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "native": {"native"},
     "core": _GROUND | {"core", "crypto", "wire", "native"} | PORTS,
     "wire": _GROUND | {"core"},
-    "crypto": _VALUES | {"crypto"},
+    "crypto": _VALUES | {"crypto", "native"},
     "mempool": _VALUES | {"crypto", "mempool"},
     "seal": _VALUES | {"seal", "mempool"},
     "execution": _VALUES | {"crypto", "execution", "native"},

@@ -4,6 +4,8 @@ The 32-byte request digest is itself the message that ECDSA signs. An authentica
 is the 64 bytes r | s, big-endian. There is one encoding per signature, and one
 signature per message and key that a third party could derive: libsecp256k1 accepts
 only the lower of s and n - s. Verification releases the GIL.
+
+Where requests stand in a table, the extension calls the library for all of them (ADR 0018).
 """
 
 from __future__ import annotations
@@ -19,9 +21,12 @@ from tepbft.core.block import Request
 from tepbft.core.configuration import RegisteredClient
 from tepbft.core.requests import signed
 from tepbft.crypto.registered import decode_keys
+from tepbft.native import AVAILABLE, native
 
 SIGNATURE_BYTES = 64
 PUBLIC_KEY_BYTES = 33
+_RAW_BYTES = 64
+"""Of a key, and of a signature, as libsecp256k1 holds them."""
 
 
 def generate_secret() -> bytes:
@@ -45,6 +50,19 @@ def _decode_key(key: bytes) -> Any:
     if len(key) != PUBLIC_KEY_BYTES:
         raise ValueError(f"{PUBLIC_KEY_BYTES} bytes expected, {len(key)} found")
     return PublicKey(key).public_key
+
+
+def _address_of(function: str) -> int:
+    return int(ffi.cast("uintptr_t", ffi.addressof(lib, function)))
+
+
+def _as_expected() -> bool:
+    """True if the library holds keys and signatures as the extension thinks it does."""
+    kinds = ("secp256k1_pubkey", "secp256k1_ecdsa_signature")
+    return all(ffi.sizeof(kind) == _RAW_BYTES for kind in kinds)
+
+
+_NATIVE = AVAILABLE and _as_expected()
 
 
 class Signer:
@@ -73,6 +91,17 @@ class Verifier:
     def __init__(self, clients: Sequence[RegisteredClient]) -> None:
         self._keys = decode_keys(clients, "secp256k1", _decode_key)
         self._context = GLOBAL_CONTEXT.ctx
+        self._raw_keys: dict[bytes, bytes] = {}
+        self._library = (0, 0, 0)
+        if _NATIVE:
+            self._raw_keys = {
+                client: bytes(ffi.buffer(key, _RAW_BYTES)) for client, key in self._keys.items()
+            }
+            self._library = (
+                _address_of("secp256k1_ecdsa_signature_parse_compact"),
+                _address_of("secp256k1_ecdsa_verify"),
+                int(ffi.cast("uintptr_t", self._context)),
+            )
 
     def known(self, client: bytes) -> bool:
         """True for a registered client."""
@@ -80,6 +109,13 @@ class Verifier:
 
     def verify(self, digests: Sequence[bytes], requests: Sequence[Request]) -> list[int]:
         """Indices of requests that are not their client's; never raises for what they contain."""
+        if _NATIVE:
+            bad = native.verify_ecdsa(*self._library, self._raw_keys, requests, digests)
+            if bad is not None:
+                return bad
+        return self._verify_each(digests, requests)
+
+    def _verify_each(self, digests: Sequence[bytes], requests: Sequence[Request]) -> list[int]:
         keys, context = self._keys, self._context
         parse, check = lib.secp256k1_ecdsa_signature_parse_compact, lib.secp256k1_ecdsa_verify
         raw = ffi.new("secp256k1_ecdsa_signature *")  # per call, not per verifier: see above

@@ -29,7 +29,7 @@ from types import TracebackType
 
 import msgspec
 
-from tepbft.core.block import Request
+from tepbft.core.requests import Hashed
 from tepbft.lab.calibrate import BATCH, Workbench
 
 INTERVAL_S = 0.15
@@ -39,15 +39,16 @@ SIGNATURES = WARM + PARTS * PART
 TIMEOUT_S = 30.0
 
 
-def sample(bench: Workbench, requests: Sequence[Request], begin: int = 0) -> float:
+def sample(bench: Workbench, opened: Hashed, begin: int = 0) -> float:
     """Microseconds of one core per signature, here and now: `SIGNATURES` of them from `begin` on."""
+    requests, digests = opened
     warm_to = begin + WARM
-    bench.verify(requests[begin:warm_to], begin)
+    bench.verify(requests[begin:warm_to], digests[begin:warm_to])
     parts = []
     for first in range(warm_to, warm_to + PARTS * PART, PART):
-        part = requests[first : first + PART]
+        part = requests[first : first + PART], digests[first : first + PART]
         started = time.thread_time_ns()
-        bench.verify(part, first)
+        bench.verify(*part)
         parts.append((time.thread_time_ns() - started) / PART / 1000)
     return median(parts)
 
@@ -55,8 +56,8 @@ def sample(bench: Workbench, requests: Sequence[Request], begin: int = 0) -> flo
 def main() -> int:
     """The process; exit code 0."""
     bench = Workbench(sys.argv[1], int(sys.argv[2]))
-    requests = bench.sign()
-    sample(bench, requests)
+    opened = bench.open(bench.sign())
+    sample(bench, opened)
     print("ready", flush=True)
     samples: list[float] = []
     if sys.stdin.buffer.readline():
@@ -65,7 +66,7 @@ def main() -> int:
             if select.select([sys.stdin], [], [], INTERVAL_S)[0]:
                 break
             os.sched_setaffinity(0, {core})
-            samples.append(sample(bench, requests, begin))
+            samples.append(sample(bench, opened, begin))
     print(msgspec.json.encode(samples).decode(), flush=True)
     return 0
 

@@ -94,3 +94,14 @@ def write_in_order(
     put: Callable[[bytes, bytes], None],
     delete: Callable[[bytes], None],
 ) -> None: ...
+def verify_ecdsa(
+    parse: int,
+    verify: int,
+    context: int,
+    keys: dict[bytes, bytes],
+    requests: Sequence[Request],
+    digests: Sequence[bytes],
+) -> list[int] | None: ...
+def verify_eddsa(
+    open: int, keys: dict[bytes, bytes], requests: Sequence[Request], digests: Sequence[bytes]
+) -> list[int] | None: ...

@@ -1,5 +1,5 @@
 /* The extension module: what Python may call. `core/requests.py`, `execution/outcomes.py`,
- * `execution/writes.py` and `storage/batch.py` say what it means. */
+ * `execution/writes.py`, `storage/batch.py`, `crypto/secp256k1.py` and `crypto/ed25519.py` say what it means. */
 #include "native.h"
 
 static PyObject *open_body(PyObject *module, PyObject *arguments)
@@ -67,6 +67,18 @@ static PyObject *write_in_order(PyObject *module, PyObject *arguments)
     return native_write_in_order(writes, prefix, put, erase);
 }
 
+static PyObject *verify_ecdsa(PyObject *module, PyObject *arguments)
+{
+    (void)module;
+    return native_verify_ecdsa(arguments);
+}
+
+static PyObject *verify_eddsa(PyObject *module, PyObject *arguments)
+{
+    (void)module;
+    return native_verify_eddsa(arguments);
+}
+
 static PyMethodDef functions[] = {
     {"open_body", open_body, METH_VARARGS,
      "open_body(prefix, body, factory, max_requests, max_operation, max_authenticator) -> Batch; ValueError "
@@ -82,6 +94,11 @@ static PyMethodDef functions[] = {
     {"write_in_order", write_in_order, METH_VARARGS,
      "write_in_order(writes, prefix, put, delete): calls put(prefix + key, value), or delete(prefix + key) for None, "
      "by ascending key."},
+    {"verify_ecdsa", verify_ecdsa, METH_VARARGS,
+     "verify_ecdsa(parse, verify, context, keys, requests, digests) -> indices of those that are not their "
+     "client's; None for what is no table. Addresses of libsecp256k1's functions and context; its form of keys."},
+    {"verify_eddsa", verify_eddsa, METH_VARARGS,
+     "verify_eddsa(open, keys, requests, digests) -> the same with Ed25519; the address of crypto_sign_open."},
     {0},
 };
 

@@ -104,4 +104,9 @@ PyObject *native_write_set_digest(PyObject *writes);
 /* order.c */
 PyObject *native_write_in_order(PyObject *writes, PyObject *prefix, PyObject *put, PyObject *erase);
 
+
+/* verify.c */
+PyObject *native_verify_ecdsa(PyObject *arguments);
+PyObject *native_verify_eddsa(PyObject *arguments);
+
 #endif
