@@ -155,3 +155,30 @@ class Effects:
     replies: list[Reply] = field(default_factory=list)
     busy: list[Busy] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(
+            self.send
+            or self.persist
+            or self.announce
+            or self.certify
+            or self.replies
+            or self.notices
+            or self.store
+            or self.busy
+        )
+
+    def then(self, more: Effects) -> Effects:
+        """These and those of a later step; may change and give either."""
+        if not self:
+            return more
+        self.announce += more.announce
+        self.persist += more.persist
+        self.store += more.store
+        self.certify += more.certify
+        self.send += more.send
+        self.replies += more.replies
+        self.busy += more.busy
+        self.notices += more.notices
+        return self

@@ -70,18 +70,6 @@ _LEVELS = {
 log = structlog.get_logger("tepbft.shell")
 
 
-def merge(into: Effects, more: Effects) -> None:
-    """Append the effects of a later step."""
-    into.announce += more.announce
-    into.persist += more.persist
-    into.store += more.store
-    into.certify += more.certify
-    into.send += more.send
-    into.replies += more.replies
-    into.busy += more.busy
-    into.notices += more.notices
-
-
 class Shell:
     """Owns one node.
 
@@ -138,6 +126,9 @@ class Shell:
         self._floor: list[TcRequest] = []
         self._stop = asyncio.Event()
         self._wake = asyncio.Event()
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_s = 0.0
+        """When `_alarm` ends a pause. It outlasts pauses that end before: most do."""
         inbox.wake = self._wake.set
         clients.gone = bridge.closed
         clients.welcome = lambda: self.core.node.welcome()
@@ -219,7 +210,8 @@ class Shell:
         Stops where something was announced and the disk would keep it waiting: call it again then."""
         self._announced = False
         try:
-            self.carry_out()
+            if self._effects:
+                self.carry_out()
             self._drain()
             if self._requests and not self._announced:
                 self._backlog.append(self._part())
@@ -242,17 +234,16 @@ class Shell:
         return self._requests.take(more, self._utilisation.high(self._clock.now_ms()))
 
     def _drain(self) -> None:
-        effects = self._effects
         while self._backlog and not self._announced:
-            events = 0
+            events, effects = 0, self._effects
             while self._backlog and not (effects.store or effects.announce) and events < MERGE_EVENTS:
-                merge(effects, self.core.node.step(self._backlog.popleft(), self._clock.now_ms()))
+                found = self.core.node.step(self._backlog.popleft(), self._clock.now_ms())
+                self._effects = effects = effects.then(found)
                 events += 1
             self._metrics.batch_events.observe(events)
             self._announce()
-            if not self._announced:
+            if effects and not self._announced:
                 self.carry_out()
-                effects = self._effects
 
     def _announce(self) -> None:
         effects = self._effects
@@ -381,7 +372,8 @@ class Shell:
     # --- the trusted component ----------------------------------------------------------------
 
     def _start_core(self) -> None:
-        merge(self._effects, self.core.node.start(self._clock.now_ms(), self._clock.wall_ms()))
+        found = self.core.node.start(self._clock.now_ms(), self._clock.wall_ms())
+        self._effects = self._effects.then(found)
         self._bridge.stable(self.core.node.status(self._clock.now_ms()).stable)
         self.work()
 
@@ -430,7 +422,15 @@ class Shell:
                 async with asyncio.timeout(seconds):
                     await self._stop.wait()
             return
-        timer = asyncio.get_running_loop().call_later(seconds, self._wake.set)
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + seconds
+        if self._alarm is None or until_s < self._alarm_s:
+            if self._alarm is not None:
+                self._alarm.cancel()
+            self._alarm, self._alarm_s = loop.call_at(until_s, self._rings), until_s
         await self._wake.wait()
-        timer.cancel()
         self._wake.clear()
+
+    def _rings(self) -> None:
+        self._alarm = None
+        self._wake.set()

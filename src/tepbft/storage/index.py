@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 import msgspec
 from msgspec import Struct
@@ -23,10 +23,12 @@ from tepbft.storage.port import (
     CommitRecord,
     ConfigRecord,
     HeaderRecord,
+    PrepareRecord,
     Record,
     StableRecord,
+    ViewRecord,
 )
-from tepbft.storage.records import decode_configuration, height_of, singletons_of, stable_rank
+from tepbft.storage.records import decode_configuration, singletons_of, stable_rank
 from tepbft.types import U32, U64, Digest, Height
 
 STATE_PREFIX, STATE_END = b"s", b"t"
@@ -144,31 +146,42 @@ class Tail:
 
     def note(self, record: Record, position: Position) -> None:
         """Take up a record that stands at `position`."""
+        match record:  # the first four are written for every block
+            case BodyRecord():
+                self._at(record.block.height, position).bodies.setdefault(record.digest, position)
+            case PrepareRecord():
+                self._at(record.prepare.height, position)
+            case CommitRecord():
+                places = self._at(record.certificate.height, position)
+                if places.commit is None:
+                    places.commit, places.digest = position, record.certificate.digest
+            case HeaderRecord():
+                self._at(record.header.height, position).header = position
+            case StableRecord():
+                places = self._at(record.certificate.height, position)
+                rank = stable_rank(record.certificate, record.header is not None)
+                if rank >= places.rank:
+                    places.stable, places.rank = position, rank
+                self._note_singleton(record, position)
+            case ConfigRecord():
+                self.configurations[decode_configuration(record.data).number] = position
+                self._note_singleton(record, position)
+            case ViewRecord():
+                self._note_singleton(record, position)
+            case _:
+                assert_never(record)
+
+    def _at(self, height: Height, position: Position) -> HeightPlaces:
+        places = self.heights.get(height)
+        if places is None:
+            places = self.heights[height] = HeightPlaces(position)
+        return places
+
+    def _note_singleton(self, record: Record, position: Position) -> None:
         for name in singletons_of(record):
             known = self.singletons.get(name)
             if known is None or known.before(position):
                 self.singletons[name] = position
-        if isinstance(record, ConfigRecord):
-            self.configurations[decode_configuration(record.data).number] = position
-        height = height_of(record)
-        if height is None:
-            return
-        places = self.heights.get(height)
-        if places is None:
-            places = self.heights[height] = HeightPlaces(position)
-        match record:
-            case BodyRecord():
-                places.bodies.setdefault(record.digest, position)
-            case CommitRecord() if places.commit is None:
-                places.commit, places.digest = position, record.certificate.digest
-            case HeaderRecord():
-                places.header = position
-            case StableRecord():
-                rank = stable_rank(record.certificate, record.header is not None)
-                if rank >= places.rank:
-                    places.stable, places.rank = position, rank
-            case _:
-                pass
 
     def up_to(self, height: Height) -> list[tuple[Height, HeightPlaces]]:
         """Entries that an install of `height` moves into RocksDB, ascending."""
