@@ -226,7 +226,13 @@ def failover_experiment(scale: Scale) -> Experiment:
         paper="Not in the paper, which never measures a view change by itself",
         points=tuple(points),
         figures=(
-            Figure(title="Answers", metric="timeline", x_label="seconds into the window", kind=TIMELINE),
+            Figure(
+                title="Answers",
+                metric="timeline",
+                x_label="seconds into the window",
+                rows="nodes",
+                kind=TIMELINE,
+            ),
             Figure(title="Longest time without an answer", metric="gap_ms", x_label="nodes", kind=BARS),
         ),
         notes=(

@@ -30,7 +30,7 @@ td { white-space: nowrap; } .about td, .summary td:last-child { white-space: nor
 td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .about th { padding-right: 1.5rem; white-space: nowrap; } .about td, .summary td { vertical-align: top; }
 .summary td:first-child { white-space: nowrap; padding-right: 1.5rem; }
-.range { color: #777; font-size: .8em; }
+.range { color: #777; font-size: .8em; display: block; }
 figure p { font-size: .85rem; color: #a00000; margin: .2rem 0; }
 @media print { nav { display: none; } section { break-inside: avoid; } }
 """

@@ -35,6 +35,8 @@ class Figure(Struct, frozen=True, kw_only=True):
     metric: str
     """A name in `metrics.METRICS`."""
     x_label: str
+    rows: str = ""
+    """What tells the rows of the table apart, where that is not on the x axis."""
     kind: str = LINES
     series: tuple[str, ...] = ()
     """Only these; empty: all."""

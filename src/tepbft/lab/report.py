@@ -16,7 +16,7 @@ from tepbft.lab.findings import findings
 from tepbft.lab.metrics import COLUMNS, METRICS, spread
 from tepbft.lab.page import CSS, METHOD
 from tepbft.lab.paper_experiments import RATE_LABEL, missing_protocols
-from tepbft.lab.points import GROWTH, TIMELINE, Experiment, Figure
+from tepbft.lab.points import Experiment, Figure
 from tepbft.lab.records import Record, file_of, latest, read_records
 
 BUSY_BELOW = 0.8
@@ -239,7 +239,7 @@ def _table(figure: Figure, places: Sequence[Place]) -> str:
         and not (name == "due" and figure.x_label == RATE_LABEL)  # it is the first column already
     ]
     several = 1 < len({place.series for place in places}) < len(places)
-    head = (["series"] if several else []) + [figure.x_label if figure.kind not in (TIMELINE, GROWTH) else ""]
+    head = (["series"] if several else []) + [figure.rows or figure.x_label]
     head += [METRICS[name].axis for name in columns]
     drawn = [name for name, _, _ in quantities(figure.metric)]
     lines = ["<tr>" + "".join(f"<th>{escape(text)}</th>" for text in head) + "</tr>"]
