@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from zlib import crc32
 
 from tepbft.audit.report import Notebook, Progress
 from tepbft.errors import PeerFault, TepbftError
+from tepbft.storage.errors import StoreDamaged
 from tepbft.storage.journal import (
     HEADER_BYTES,
     Position,
@@ -31,6 +33,8 @@ from tepbft.storage.records import decode_configuration, decode_record
 from tepbft.types import Height
 
 _REPORT_BYTES = 8 << 20
+WRITING_S = 0.05
+"""What a running node was writing when it was read is whole after this time."""
 
 
 class HeightRecords:
@@ -112,12 +116,21 @@ class JournalReader:
     def _records(self, segment: Segment, last: bool) -> Iterator[tuple[Position, bytes, int]]:
         """Records of a segment; behind a damaged one reading goes on where its length allows."""
         start: Position | None = None
+        looked_twice: list[Position | None] = []
         while True:
             try:
-                yield from scan_segment(segment, start=start, last=last)
+                for position, payload, chain in scan_segment(segment, start=start, last=last):
+                    start = Position(segment.number, position.offset + 12 + position.length, 0, chain)
+                    yield position, payload, chain
                 return
-            except RecordDamaged as damage:
+            except StoreDamaged as damage:
+                if self._running and last and start not in looked_twice:
+                    looked_twice = [start]  # the node may have been writing just this
+                    time.sleep(WRITING_S)
+                    continue
                 self._notebook.add_error(damage)
+                if not isinstance(damage, RecordDamaged):
+                    return
                 start = damage.resume
             except Torn as torn:
                 if not self._running:

@@ -1,7 +1,7 @@
 """The append-only log: one write and one fdatasync per batch, every byte accounted for.
 
 A segment file starts with a header that continues its predecessor (its size and the
-value its chain ended with). A record is
+value its chain ended with) and names the pattern that it is filled with. A record is
 
     u32 length | u32 head | u32 crc | payload
 
@@ -11,6 +11,9 @@ records form a chain: one that is changed, dropped, repeated or moved is noticed
 damaged length is told apart from a write that a crash cut short. This finds accidents
 and careless hands. Who forges the chain as well still has to forge the certificates,
 which is what the audit checks.
+
+While a segment is written to, it is filled ahead (`tail`); completed, or closed, it ends
+with its last record.
 """
 
 from __future__ import annotations
@@ -22,18 +25,19 @@ import struct
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 from zlib import crc32
 
 from tepbft.errors import ContractBroken, TepbftError
 from tepbft.storage.errors import StoreDamaged, StoreFull
 from tepbft.storage.files import sync_folder, write_durably
 from tepbft.storage.records import MAX_RECORD_BYTES
+from tepbft.storage.tail import FILL_BYTES, SEED_BYTES, Filling
 
 SEGMENT_BYTES = 64 << 20
 MAGIC = b"TEPJRNL\n"
-VERSION = 1
-_HEADER = struct.Struct("<8sI32sIIQ")
+VERSION = 2
+_HEADER = struct.Struct(f"<8sI32sIIQ{SEED_BYTES}s")
 _CRC = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size + _CRC.size
 _LENGTH = struct.Struct("<I")
@@ -41,8 +45,6 @@ _RECORD = struct.Struct("<III")
 _POSITION = struct.Struct("<IQII")
 POSITION_BYTES = _POSITION.size
 _NAME = re.compile(r"(\d{8})\.log")
-_SECTOR_BYTES = 512
-_BLANK_BYTES = 64
 _OPEN_FILES = 8
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -71,7 +73,8 @@ def unpack_position(data: bytes) -> Position:
 
 
 class Segment(NamedTuple):
-    """One file of the journal, its header checked. `chain` is the value its first record continues."""
+    """One file of the journal, its header checked. `chain` is the value its first record continues, `seed`
+    makes the pattern that it is filled with."""
 
     number: int
     path: Path
@@ -79,6 +82,7 @@ class Segment(NamedTuple):
     previous_chain: int
     previous_size: int
     chain: int
+    seed: bytes
 
 
 class Torn(Exception):
@@ -95,7 +99,7 @@ def segment_path(folder: Path, number: int) -> Path:
 
 
 def _segment_header(chain_id: bytes, number: int, chain: int, size: int) -> bytes:
-    head = _HEADER.pack(MAGIC, VERSION, chain_id, number, chain, size)
+    head = _HEADER.pack(MAGIC, VERSION, chain_id, number, chain, size, os.urandom(SEED_BYTES))
     return head + _CRC.pack(crc32(head))
 
 
@@ -106,13 +110,13 @@ def read_segment_header(path: Path, number: int, chain_id: bytes) -> Segment:
         size = os.fstat(file.fileno()).st_size
     if len(data) < HEADER_BYTES:
         raise StoreDamaged(path, 0, "the segment header is incomplete")
-    magic, version, chain, found, previous_chain, previous_size = _HEADER.unpack_from(data)
+    magic, version, chain, found, previous_chain, previous_size, seed = _HEADER.unpack_from(data)
     checksum = crc32(data[: _HEADER.size])
-    if magic == MAGIC and version > VERSION:
+    if magic == MAGIC and version != VERSION:
         raise TepbftError(
             str(path),
-            f"it is in journal format {version}, this program knows up to {VERSION}",
-            "Use the version of tepbft that wrote it, or a newer one",
+            f"it is in journal format {version}, this program knows {VERSION}",
+            "Use the version of tepbft that wrote it",
         )
     if magic != MAGIC or checksum != _CRC.unpack_from(data, _HEADER.size)[0]:
         raise StoreDamaged(path, 0, "the segment header does not match its checksum")
@@ -124,7 +128,7 @@ def read_segment_header(path: Path, number: int, chain_id: bytes) -> Segment:
         )
     if found != number:
         raise StoreDamaged(path, 0, f"it is segment {found} under the name of another")
-    return Segment(number, path, size, previous_chain, previous_size, checksum)
+    return Segment(number, path, size, previous_chain, previous_size, checksum, seed)
 
 
 def list_segments(folder: Path, chain_id: bytes) -> list[Segment]:
@@ -145,27 +149,14 @@ def list_segments(folder: Path, chain_id: bytes) -> list[Segment]:
     return segments
 
 
-def _blank_to_end(file: BinaryIO, offset: int, size: int) -> bool:
-    """True iff from the first whole sector of the record at `offset` on, the file is nothing but zeros:
-    the file had grown, and its data had not reached the disk yet."""
-    start = -(-offset // _SECTOR_BYTES) * _SECTOR_BYTES
-    if size - start < _BLANK_BYTES:
-        return False
-    file.seek(start)
-    while piece := file.read(1 << 20):
-        if piece.count(0) != len(piece):
-            return False
-    return True
-
-
 def scan_segment(
     segment: Segment, *, start: Position | None = None, last: bool, end: int | None = None
 ) -> Iterator[tuple[Position, bytes, int]]:
     """Records of one segment from `start` (or its beginning) to `end` (or its size), in order: where
     each stands, its payload, and the chain after it.
 
-    Raises StoreDamaged at the first bad one (RecordDamaged if reading may go on behind it), and
-    Torn instead where `last` allows for it.
+    Raises StoreDamaged at the first bad one (RecordDamaged if reading may go on behind it), and Torn
+    instead where `last` allows for it. The last segment ends where nothing but filling follows (`tail`).
     """
     size = segment.size if end is None else end
     offset, chain = (start.offset, start.chain) if start else (HEADER_BYTES, segment.chain)
@@ -176,24 +167,29 @@ def scan_segment(
         while offset < size:
             head = file.read(min(_RECORD.size, size - offset))
             if len(head) < _RECORD.size:
+                if last and Filling(segment.seed).judge(file, offset, offset, size) == "end":
+                    return
                 raise _cut(segment, offset, last)
             length, head_crc, crc = _RECORD.unpack(head)
             if crc32(head[:4], chain) != head_crc or length > MAX_RECORD_BYTES:
-                if last and _blank_to_end(file, offset, size):
+                verdict = Filling(segment.seed).judge(file, offset, offset, size) if last else "damaged"
+                if verdict == "end":
+                    return
+                if verdict == "torn":
                     raise Torn(offset)
                 raise StoreDamaged(
                     segment.path, offset, "a record's length or its link to the one before is wrong"
                 )
-            payload = file.read(length) if offset + _RECORD.size + length <= size else b""
+            behind = offset + _RECORD.size + length
+            payload = file.read(length) if behind <= size else b""
             if len(payload) < length:
                 raise _cut(segment, offset, last)
             if crc32(payload, head_crc) != crc:
-                if last and _blank_to_end(file, offset, size):
+                if last and Filling(segment.seed).judge(file, offset, behind, size) == "torn":
                     raise Torn(offset)
-                following = Position(segment.number, offset + _RECORD.size + length, 0, crc)
-                raise RecordDamaged(segment.path, offset, length, following)
+                raise RecordDamaged(segment.path, offset, length, Position(segment.number, behind, 0, crc))
             yield Position(segment.number, offset, length, chain), payload, crc
-            offset, chain = offset + _RECORD.size + length, crc
+            offset, chain = behind, crc
 
 
 class RecordDamaged(StoreDamaged):
@@ -233,6 +229,10 @@ class Journal:
         if not self._segments:
             self._segments.append(self._create_segment(1, 0, 0))
         self._size = self._chain = -1
+        self._filling: Filling | None = None
+        """None while there is no room for it."""
+        self._filled = 0
+        """To here the last segment holds records and filling."""
 
     @property
     def end(self) -> Position:
@@ -263,7 +263,8 @@ class Journal:
                 self._cut_tail(segment, torn.offset)
         if self._size < 0:
             self._size, self._chain = offset, chain
-            self._writer = os.open(self._segments[-1].path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            self._write_to(self._segments[-1])
+            os.fsync(self._writer)  # of what a killed process wrote last, the disk may not know yet
 
     def _cut_tail(self, segment: Segment, offset: int) -> None:
         lost = segment.path.stat().st_size - offset
@@ -305,19 +306,41 @@ class Journal:
         return positions
 
     def _write(self, data: bytes) -> None:
+        end = self._size + len(data)
         try:
-            written = os.write(self._writer, data)
+            if end > self._filled and self._filling is not None:
+                self._fill_ahead(self._filling, end)
+            written = os.pwrite(self._writer, data, self._size)
             while written < len(data):
-                written += os.write(self._writer, memoryview(data)[written:])
+                written += os.pwrite(self._writer, memoryview(data)[written:], self._size + written)
             if self._sync:
                 os.fdatasync(self._writer)
         except OSError as error:
             self._undo_write(error)
+        self._filled = max(self._filled, end)
+
+    def _write_to(self, segment: Segment) -> None:
+        self._writer = os.open(segment.path, os.O_WRONLY | os.O_CLOEXEC)
+        self._filling, self._filled = Filling(segment.seed), os.fstat(self._writer).st_size
+
+    def _fill_ahead(self, filling: Filling, end: int) -> None:
+        """Fill beyond `end`. Where the disk has no room for that, this segment goes without."""
+        try:
+            filling.write(self._writer, self._filled, end + FILL_BYTES)
+            self._filled = end + FILL_BYTES
+        except OSError:
+            self._filling = None
+            self._cut_filling()
+
+    def _cut_filling(self) -> None:
+        """Let the file end with its last record; OSError if the disk refuses."""
+        os.ftruncate(self._writer, self._size)
+        self._filled = self._size
 
     def _undo_write(self, error: OSError) -> None:
         path = self._segments[-1].path
         try:
-            os.ftruncate(self._writer, self._size)
+            self._cut_filling()
         except OSError:
             self._broken = True
         if error.errno in _FULL and not self._broken:
@@ -329,9 +352,10 @@ class Journal:
 
     def _roll(self) -> None:
         """Complete the current segment and begin the next one."""
-        os.fdatasync(self._writer)
         last = self._segments[-1]
         try:
+            self._cut_filling()
+            os.fsync(self._writer)  # the next one will say how long this one is
             segment = self._create_segment(last.number + 1, self._chain, self._size)
         except OSError as error:
             if error.errno in _FULL:
@@ -340,7 +364,7 @@ class Journal:
                 str(self.folder), f"no new segment: {error.strerror}", "Check the disk and its permissions"
             ) from error
         os.close(self._writer)
-        self._writer = os.open(segment.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        self._write_to(segment)
         self._segments[-1] = last._replace(size=self._size)
         self._segments.append(segment)
         self._size, self._chain = segment.size, segment.chain
@@ -396,7 +420,8 @@ class Journal:
         writer, self._writer = self._writer, -1
         try:
             if writer >= 0 and not self._broken:
-                os.fdatasync(writer)
+                os.ftruncate(writer, self._size)
+                os.fsync(writer)
         finally:
             if writer >= 0:
                 os.close(writer)

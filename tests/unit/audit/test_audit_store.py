@@ -118,6 +118,28 @@ def test_a_running_node_is_not_disturbed(built: Built, tmp_path: Path) -> None:
     store.close()
 
 
+def test_what_a_running_node_is_writing_is_looked_at_twice(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record that was half written when it was read is no damage; one that stays bad is, and once."""
+    copy = Path(shutil.copytree(built.folder, tmp_path / "store"))
+    store = RocksStore(copy, built.chain.chain_id, sync=False)
+    store.append([r for r in store.recover().records if isinstance(r, BodyRecord)][:1])
+    path = max((copy / "journal").glob("*.log"))
+    whole = path.read_bytes()
+    half = bytearray(whole)
+    half[store._open_journal.end.offset - 1] ^= 1
+    path.write_bytes(half)
+    pauses: list[float] = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+    report = built.audit(copy)
+    assert len(report.findings) == 1 and "checksum" in report.findings[0].what and len(pauses) == 1
+    monkeypatch.setattr("time.sleep", lambda seconds: path.write_bytes(whole))
+    path.write_bytes(half)
+    assert built.audit(copy).ok
+    store.close()
+
+
 def test_a_node_that_was_killed(built: Built, tmp_path: Path) -> None:
     """Without a manifest the rest is still checked, and the report says what was not."""
     copy = Path(shutil.copytree(built.folder, tmp_path / "store"))

@@ -166,9 +166,9 @@ def test_another_chain_and_a_newer_format_are_refused(tmp_path: Path) -> None:
         Journal(tmp_path, s.OTHER_CHAIN)
     path = tmp_path / "00000001.log"
     data = bytearray(path.read_bytes())
-    data[8] = 2
+    data[8] = 3
     path.write_bytes(data)
-    with pytest.raises(TepbftError, match="journal format 2"):
+    with pytest.raises(TepbftError, match="journal format 3"):
         Journal(tmp_path, s.CHAIN)
 
 
@@ -176,17 +176,17 @@ def test_another_chain_and_a_newer_format_are_refused(tmp_path: Path) -> None:
 def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     journal, _ = _open(tmp_path)
     journal.append([b"before"])
-    real, left = os.write, [10]
+    real, left = os.pwrite, [10]
 
-    def write(fd: int, data: bytes) -> int:
+    def write(fd: int, data: bytes, offset: int) -> int:
         if left[0] <= 0:
             raise OSError(number, os.strerror(number))
-        written = real(fd, data[: left[0]])
+        written = real(fd, data[: left[0]], offset)
         left[0] -= written
         return written
 
-    monkeypatch.setattr(os, "write", write)
-    size = _last(tmp_path).stat().st_size
+    monkeypatch.setattr(os, "pwrite", write)
+    size = journal.end.offset
     with pytest.raises(StoreFull) as caught:
         journal.append([b"x" * 100])
     assert "nothing is lost" in caught.value.remedy and not journal.failed

@@ -195,7 +195,7 @@ def test_an_interrupted_state_transfer_is_completed(tmp_path: Path, monkeypatch:
         (lambda f: (f / "FORMAT").write_text("what"), "not what tepbft writes"),
         (lambda f: (f / "store.manifest").write_text("what"), "checksum"),
         (lambda f: os.truncate(next((f / "snapshots").iterdir()), 30), "bytes"),
-        (lambda f: os.truncate(max((f / "journal").glob("*.log")), 65), "ends"),
+        (lambda f: os.truncate(max((f / "journal").glob("*.log")), 80), "ends"),
     ],
 )
 def test_damage_is_refused_with_a_remedy(tmp_path: Path, damage: object, match: str) -> None:
