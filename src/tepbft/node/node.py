@@ -345,7 +345,7 @@ class Node:
                 block = config_block(state.cfg.number, state.next_height, self._wall_ms, change)
                 replica.propose(block, block.digest(self.chain_id))
                 continue
-            if not self._sealer.should_seal(self._moment()):
+            if not self.mempool.waiting or not self._sealer.should_seal(self._moment()):
                 return
             parameters = self.genesis.parameters
             batch = self.mempool.take(parameters.block_requests, parameters.block_bytes)

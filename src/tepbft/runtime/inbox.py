@@ -83,7 +83,8 @@ class Inbox:
         self._turn: deque[Kind] = deque(KINDS)
 
     def __bool__(self) -> bool:
-        return any(ring.active for ring in self._rings.values())
+        rings = self._rings
+        return bool(rings["peer"].active or rings["client"].active or rings["local"].active)
 
     def bytes_of(self, kind: Kind) -> int:
         """Bytes that wait, of one kind."""

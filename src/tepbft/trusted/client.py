@@ -53,13 +53,14 @@ _children: dict[int, subprocess.Popen[bytes]] = {}
 """Components that this process started: remembered so that ended ones are reaped."""
 
 
-def _admissible(request: DeviceRequest) -> bool:
-    """True if the component will read this request as it was meant, and not hang up."""
+def _encoded(request: DeviceRequest) -> bytes | None:
+    """The request's bytes, if the component will read them as they were meant, and not hang up."""
     try:
-        request_codec.decode(encode(request))
+        data = encode(request)
+        request_codec.decode(data)
     except (PeerFault, OverflowError, TypeError):
-        return False
-    return True
+        return None
+    return data
 
 
 class DeviceClient:
@@ -90,7 +91,7 @@ class DeviceClient:
 
     def identity(self) -> Identity:
         """Who it is and where its registers stand."""
-        reply = self._ask(AskIdentity())
+        reply = self._ask(encode(AskIdentity()))
         if not isinstance(reply, Identified):
             raise self._confused(reply)
         return reply.identity
@@ -99,8 +100,8 @@ class DeviceClient:
         self, chain_id: bytes, node: int, cfg: int, cfg_digest: bytes, floor: int, window: int
     ) -> None:
         """See `TrustedComponent.provision`."""
-        question = AskProvision(chain_id, node, cfg, cfg_digest, floor, window)
-        if not _admissible(question):
+        question = _encoded(AskProvision(chain_id, node, cfg, cfg_digest, floor, window))
+        if question is None:
             raise TrustedRefusal(_MALFORMED.code, _MALFORMED.reason)
         reply = self._ask(question)
         if not isinstance(reply, Provisioned):
@@ -118,31 +119,32 @@ class DeviceClient:
         answers: list[TcAnswer] = []
         for start in range(0, len(requests), MAX_BATCH):
             batch = requests[start : start + MAX_BATCH]
-            if _admissible(AskCalls(batch)):
-                answers += self._call_batch(batch)
+            question = _encoded(AskCalls(batch))
+            if question is not None:
+                answers += self._call_batch(question, len(batch))
             else:
                 for request in batch:
-                    good = _admissible(AskCalls([request]))
-                    answers += self._call_batch([request]) if good else [_MALFORMED]
+                    single = _encoded(AskCalls([request]))
+                    answers += self._call_batch(single, 1) if single is not None else [_MALFORMED]
         return answers
 
-    def _call_batch(self, batch: list[TcRequest]) -> list[TcAnswer]:
-        reply = self._ask(AskCalls(batch))
-        if not isinstance(reply, Answers) or len(reply.answers) != len(batch):
+    def _call_batch(self, question: bytes, count: int) -> list[TcAnswer]:
+        reply = self._ask(question)
+        if not isinstance(reply, Answers) or len(reply.answers) != count:
             raise self._confused(reply)
         return reply.answers
 
     def seal(self) -> bytes:
         """Seal the component into its folder, which ends its process; the blob."""
-        reply = self._ask(AskSeal())
+        reply = self._ask(encode(AskSeal()))
         if not isinstance(reply, Sealed):
             raise self._confused(reply)
         return reply.blob
 
-    def _ask(self, request: DeviceRequest) -> DeviceReply:
+    def _ask(self, question: bytes) -> DeviceReply:
         with self._lock:
             try:
-                self._sock.sendall(frame(encode(request)))
+                self._sock.sendall(frame(question))
                 data = self._receive()
             except (OSError, EOFError) as error:
                 self._sock.close()  # a late reply must never be taken for the next one

@@ -192,8 +192,8 @@ class Replica:
         return ordering.may_propose(self.state)
 
     def config_due(self) -> ReplaceTc | None:
-        """A change of configuration that goes before any request."""
-        return barrier.due(self.state) if self.may_propose() else None
+        """A change of configuration that goes before any request, where `may_propose`."""
+        return barrier.due(self.state)
 
     def propose(self, block: Block, digest: bytes) -> None:
         """Order a block at `next_height`."""
