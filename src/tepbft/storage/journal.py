@@ -131,6 +131,12 @@ def read_segment_header(path: Path, number: int, chain_id: bytes) -> Segment:
     return Segment(number, path, size, previous_chain, previous_size, checksum, seed)
 
 
+def written_to(path: Path) -> int:
+    """How far records reach in a segment that a node may be writing to, rounded up by less than 64 bytes."""
+    data = path.read_bytes()
+    return Filling(_HEADER.unpack_from(data)[-1]).begins(data) if len(data) >= HEADER_BYTES else len(data)
+
+
 def list_segments(folder: Path, chain_id: bytes) -> list[Segment]:
     """All segments in order, headers and sizes checked, contents not read."""
     numbers = sorted(int(m[1]) for m in (_NAME.fullmatch(name) for name in os.listdir(folder)) if m)

@@ -43,6 +43,13 @@ class Filling:
         while start < end:
             start += os.pwrite(fd, self.at(start, min(end - start, FILL_BYTES)), start)
 
+    def begins(self, data: bytes) -> int:
+        """Where the filling begins that a whole file ends with, rounded up by less than 64 bytes."""
+        unit, end = len(self._unit), len(data)
+        while end > 0 and data[end - 1 - (end - 1) % unit : end] == self._unit[: (end - 1) % unit + 1]:
+            end -= (end - 1) % unit + 1
+        return end
+
     def judge(self, file: BinaryIO, offset: int, claimed: int, size: int) -> Verdict:
         """What it means that no good record of the last segment stands at `offset`, where the acknowledged
         ones end unless something was damaged: the journal's end, an append that a crash cut short, or damage.

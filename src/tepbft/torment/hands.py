@@ -10,6 +10,7 @@ from pathlib import Path
 from tepbft.cli.cluster import NodeFolder
 from tepbft.cli.processes import KILL_TIMEOUT_S, alive, node_pid, send_signal, start_node, wait_until
 from tepbft.errors import TepbftError
+from tepbft.storage.journal import written_to
 from tepbft.trusted.client import device_pid
 
 STOP_TIMEOUT_S = 10.0
@@ -85,7 +86,7 @@ class Hands:
     # --- disk ---------------------------------------------------------------------------------
 
     def fill_disk(self) -> bool:
-        """Let no file of the node grow beyond its journal; False if it does not run.
+        """Let no file of the node be written beyond its journal's records; False if it does not run.
 
         A limit on the size of files looks to the journal as a full disk does. The database beside
         it is spared (a database that met a full disk waits for a real one to empty): where one of
@@ -95,7 +96,7 @@ class Hands:
         segments = sorted((self.layout.store / "journal").glob("*.log"))
         if pid is None or not segments:
             return False
-        size = max(segments[-1].stat().st_size, _sizes(self.layout.store / "state"))
+        size = max(written_to(segments[-1]), _sizes(self.layout.store / "state"))
         try:
             before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, before[1]))

@@ -14,7 +14,7 @@ import pytest
 import storage_samples as s
 
 from tepbft.storage.errors import StoreDamaged, StoreFull
-from tepbft.storage.journal import HEADER_BYTES, Journal, segment_path
+from tepbft.storage.journal import HEADER_BYTES, Journal, segment_path, written_to
 from tepbft.storage.tail import FILL_BYTES, SECTOR_BYTES, SEED_BYTES, Filling
 
 
@@ -212,6 +212,18 @@ def test_a_disk_without_room_for_filling_does_without(
     shutil.copytree(tmp_path, copy)
     journal.close()
     assert len(_open(copy)[1]) == 5
+
+
+def test_where_records_end_is_seen_from_outside(tmp_path: Path) -> None:
+    journal, _ = _open(tmp_path)
+    for size in (0, 1, 50, 63, 64, 700):
+        journal.append([bytes(size)])
+        end = journal.end.offset
+        assert end <= written_to(_file(tmp_path)) < end + 64
+    journal.close()
+    assert written_to(_file(tmp_path)) == end
+    _file(tmp_path).write_bytes(b"short")
+    assert written_to(_file(tmp_path)) == 5
 
 
 def test_a_pattern_is_the_same_wherever_it_is_begun() -> None:
