@@ -11,8 +11,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 
-from nacl._sodium import ffi, lib
-
 from tepbft.core.block import Request
 from tepbft.core.configuration import RegisteredClient
 from tepbft.core.requests import signed
@@ -21,6 +19,21 @@ from tepbft.crypto.registered import decode_keys
 from tepbft.native import AVAILABLE, native
 
 PUBLIC_KEY_BYTES = 32
+
+
+def _find_open() -> int:
+    """Address of libsodium's crypto_sign_open; 0 where the extension, or PyNaCl's binding as it is now, is
+    not to be had: then signatures are verified one by one."""
+    if not AVAILABLE:
+        return 0
+    try:
+        from nacl._sodium import ffi, lib
+    except ImportError:
+        return 0
+    return int(ffi.cast("uintptr_t", ffi.addressof(lib, "crypto_sign_open")))
+
+
+_OPEN = _find_open()
 
 
 def generate_secret() -> bytes:
@@ -59,7 +72,6 @@ class Verifier:
 
     def __init__(self, clients: Sequence[RegisteredClient]) -> None:
         self._keys = decode_keys(clients, "Ed25519", _decode_key)
-        self._open = int(ffi.cast("uintptr_t", ffi.addressof(lib, "crypto_sign_open"))) if AVAILABLE else 0
 
     def known(self, client: bytes) -> bool:
         """True for a registered client."""
@@ -67,8 +79,8 @@ class Verifier:
 
     def verify(self, digests: Sequence[bytes], requests: Sequence[Request]) -> list[int]:
         """Indices of requests that are not their client's; never raises for what they contain."""
-        if AVAILABLE:
-            bad = native.verify_eddsa(self._open, self._keys, requests, digests)
+        if _OPEN:
+            bad = native.verify_eddsa(_OPEN, self._keys, requests, digests)
             if bad is not None:
                 return bad
         return self._verify_each(digests, requests)

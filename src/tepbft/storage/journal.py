@@ -334,7 +334,9 @@ class Journal:
         try:
             filling.write(self._writer, self._filled, end + FILL_BYTES)
             self._filled = end + FILL_BYTES
-        except OSError:
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
             self._filling = None
             self._cut_filling()
 

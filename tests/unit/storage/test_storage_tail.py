@@ -13,6 +13,7 @@ from random import Random
 import pytest
 import storage_samples as s
 
+from tepbft.errors import TepbftError
 from tepbft.storage.errors import StoreDamaged, StoreFull
 from tepbft.storage.journal import HEADER_BYTES, Journal, segment_path, written_to
 from tepbft.storage.tail import FILL_BYTES, SECTOR_BYTES, SEED_BYTES, Filling
@@ -92,8 +93,8 @@ def test_any_sectors_of_an_append_that_was_not_acknowledged_may_be_missing(
     kept = [[rng.randbytes(size) for size in first]]
     before, end = _crashed(tmp_path / "a", kept)
     append = [rng.randbytes(900), rng.randbytes(40), rng.randbytes(1100)]
-    after, stop = _crashed(tmp_path / "b", kept)
-    _file(tmp_path / "b").write_bytes(before)  # its own pattern, not another's
+    (tmp_path / "b").mkdir()
+    _file(tmp_path / "b").write_bytes(before)
     journal, _ = _open(tmp_path / "b")
     journal.append(append)
     after, stop = _file(tmp_path / "b").read_bytes(), journal.end.offset
@@ -212,6 +213,20 @@ def test_a_disk_without_room_for_filling_does_without(
     shutil.copytree(tmp_path, copy)
     journal.close()
     assert len(_open(copy)[1]) == 5
+
+
+def test_a_disk_that_fails_while_it_is_filled_stops_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal, _ = _open(tmp_path)
+
+    def fail(fd: int, data: bytes, offset: int) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "pwrite", fail)
+    with pytest.raises(TepbftError, match="Input/output error"):
+        journal.append([b"x"])
+    assert journal.failed
 
 
 def test_where_records_end_is_seen_from_outside(tmp_path: Path) -> None:
