@@ -50,7 +50,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"protocols.tep.messages"},  # what Byzantine nodes of a benchmark say
     "cli": _PARTS
     | {"node", "storage", "trusted", "runtime", "rpc", "client", "audit", "sim", "model", "torment", "lab"}
-    | {"cli"},
+    | {"cli"}
+    | {"protocols.tep.promised"},  # what an operator's recovery may go on with
 }
 
 PURE = ("core", "protocols", "node", "mempool", "seal", "execution", "types", "errors", "wire")

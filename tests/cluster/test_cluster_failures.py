@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from conftest import Ran, Running, eventually
+from tepbft.cli.processes import alive, node_pid
 from tepbft.cli.verdict import DEGRADED, HEALTHY, LOST, NO_QUORUM
+from tepbft.client.aio import Client
 from tepbft.errors import TepbftError
 from tepbft.execution.apps import kv
+from tepbft.storage.journal import Journal
+from tepbft.storage.port import OUTCOMES
+from tepbft.storage.records import decode_record
+from tepbft.storage.segments import Position, segment_path
 from tepbft.trusted.client import device_pid
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster")]
@@ -116,6 +125,51 @@ def test_losing_all_components_is_told_and_recovered_on_request(
     running.down()
     assert tepbft("audit", running.root / "node0").code == 0
     assert (running.root / "node0" / f"store.old-{suffix}").is_dir()
+
+
+def _lights_out(running: Running, key: str, value: str) -> None:
+    """A write, and SIGKILL for every process as soon as the client has its answer."""
+    layouts = [folder.layout for folder in running.cluster.nodes]
+    pids = [pid for layout in layouts for pid in (node_pid(layout), device_pid(layout.trusted)) if pid]
+
+    async def write() -> None:
+        async with Client.open(running.root, "client01", timeout_s=60.0) as client:
+            assert (await client.submit_many([kv.parse(["put", key, value])]))[0].ok
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+
+    asyncio.run(write())
+    eventually(lambda: not any(alive(pid) for pid in pids), "the end of all processes", 10)
+
+
+def _lose_what_was_only_written(folder: Path, chain_id: bytes) -> None:
+    """Of one journal, all that a power failure may take."""
+    journal = Journal(folder, chain_id)
+    last: list[Position] = []
+    for position, payload in journal.replay():
+        last = [*last, position] if isinstance(decode_record(payload), OUTCOMES) else []
+    journal.close()
+    if last:
+        os.truncate(segment_path(folder, last[0].segment), last[0].offset)
+
+
+def test_a_power_failure_of_all_nodes_takes_no_acknowledged_write(
+    make_cluster: Callable[..., Running], tepbft: Callable[..., Ran]
+) -> None:
+    """ADR 0022: nodes, components, and all that was not forced before the client had its answer. The new
+    chain goes on with what the nodes had forced before they voted."""
+    running = make_cluster(3)
+    running.up()
+    running.put("a", "1")
+    _lights_out(running, "b", "2")
+    chain_id = running.cluster.genesis.chain_id
+    for folder in running.cluster.nodes:
+        _lose_what_was_only_written(folder.layout.store / "journal", chain_id)
+    done = tepbft("recover", running.root, "--yes-i-understand", "--json")
+    assert done.code == 0, done.err
+    assert done.records[0]["height"] > done.records[0]["proven_height"], "nothing was lost: the test is void"
+    assert running.up().verdict.state == HEALTHY
+    assert (running.get("a"), running.get("b")) == ("1", "2")
 
 
 def test_recovery_is_refused_where_the_cluster_helps_itself(

@@ -50,13 +50,14 @@ from tepbft.runtime.process import _load_mac_keys, load_genesis
 from tepbft.runtime.settings import NodeSettings, dump_settings, load_settings
 from tepbft.runtime.transport import Budget, FrameProtocol
 from tepbft.storage.folder import check_format, read_manifest
-from tepbft.storage.journal import Journal, segment_path
+from tepbft.storage.journal import Journal
 from tepbft.storage.port import ConfigRecord, Record
 from tepbft.storage.records import (
     decode_configuration,
     decode_receipts,
     decode_record,
 )
+from tepbft.storage.segments import segment_path
 from tepbft.storage.snapshots import SnapshotFile, SnapshotFolder, SnapshotHead
 from tepbft.trusted.device_wire import DeviceReply, DeviceRequest, reply_codec, request_codec
 from tepbft.trusted.hbusig import HbUsig, HbUsigState

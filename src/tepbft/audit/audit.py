@@ -23,7 +23,7 @@ from tepbft.errors import PeerFault, TepbftError
 from tepbft.execution.port import Application
 from tepbft.execution.snapshot import snapshot_root
 from tepbft.storage import folder as layout
-from tepbft.storage.journal import Position
+from tepbft.storage.segments import Position
 from tepbft.storage.snapshots import SnapshotFile, list_snapshots
 from tepbft.trusted.verify import UiVerifier
 from tepbft.types import Height

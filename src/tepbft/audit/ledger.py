@@ -37,10 +37,10 @@ from tepbft.crypto.port import RequestVerifier
 from tepbft.errors import PeerFault
 from tepbft.execution.executor import Executed, Executor
 from tepbft.execution.port import Application
-from tepbft.storage.journal import Position
 from tepbft.storage.memory import MemoryStore
 from tepbft.storage.port import StableRecord
 from tepbft.storage.records import decode_configuration
+from tepbft.storage.segments import Position
 from tepbft.types import Height
 from tepbft.wire import encode
 

@@ -11,16 +11,6 @@ from zlib import crc32
 from tepbft.audit.report import Notebook, Progress
 from tepbft.errors import PeerFault, TepbftError
 from tepbft.storage.errors import StoreDamaged
-from tepbft.storage.journal import (
-    HEADER_BYTES,
-    Position,
-    RecordDamaged,
-    Segment,
-    Torn,
-    read_segment_header,
-    scan_segment,
-    segment_path,
-)
 from tepbft.storage.port import (
     BodyRecord,
     CommitRecord,
@@ -30,6 +20,16 @@ from tepbft.storage.port import (
     StableRecord,
 )
 from tepbft.storage.records import decode_configuration, decode_record
+from tepbft.storage.segments import (
+    HEADER_BYTES,
+    Position,
+    RecordDamaged,
+    Segment,
+    Torn,
+    read_segment_header,
+    scan_segment,
+    segment_path,
+)
 from tepbft.types import Height
 
 _REPORT_BYTES = 8 << 20

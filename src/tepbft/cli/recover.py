@@ -105,6 +105,7 @@ def _record(cluster: Cluster, lost: list[int], salvaged: Salvaged) -> dict[str, 
     return {
         "old_chain_id": cluster.genesis.chain_id.hex(),
         "height": salvaged.height,
+        "proven_height": salvaged.proven_height,
         "stable_height": salvaged.stable_height,
         "head": salvaged.header.digest().hex(),
         "lost_components": lost,
@@ -119,10 +120,13 @@ def _describe(record: dict[str, Any]) -> None:
         f"Lost: the trusted components of {', '.join(f'node{node}' for node in record['lost_components'])}, "
         "more than the cluster survives by itself."
     )
-    say(
-        f"Proven by the stores: height {record['height']} (checkpoint at {record['stable_height']}), "
-        f"the same state in {agreeing}."
-    )
+    say(f"Proven by the stores: height {record['proven_height']} (checkpoint at {record['stable_height']}).")
+    if record["height"] > record["proven_height"]:
+        say(
+            f"Up to height {record['height']} the last primary's blocks go on too: they may have been "
+            "decided and acknowledged, and nothing else can have been."
+        )
+    say(f"The same state in {agreeing}.")
     for problem in record["problems"]:
         warn(problem)
 
@@ -143,9 +147,10 @@ def recover(
     """Continue the ledger under a new genesis, after more than f trusted components were lost at once.
 
     The old chain can then decide nothing any more: enough of those that remember what they signed are
-    gone. This command takes the last state that certificates prove and f+1 stores agree on, and begins a
-    new chain with it: new components, the same nodes, keys and clients. Heights go on; the new genesis
-    names the old chain, its height and its head. Old stores, components and the old genesis are kept.
+    gone. This command takes the last state that certificates prove and f+1 stores agree on, with the
+    blocks above it that clients may have been told of, and begins a new chain with it: new components,
+    the same nodes, keys and clients. Heights go on; the new genesis names the old chain, its height and
+    its head. Old stores, components and the old genesis are kept.
 
     It is an operator's decision, never made by the program: everyone who relies on the chain has to be
     given the new genesis.json and has to accept it. Run it once, where the folders of ALL nodes are, with

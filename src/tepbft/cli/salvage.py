@@ -2,7 +2,8 @@
 
 Nothing is believed because a node says it. Configurations count if signed changes and
 certificates lead to them, a state if checkpoint statements name its header, a block
-above it if a commit certificate does. Every store is then brought to the same height
+above it if a commit certificate does. Above all certificates blocks go on that clients may
+have been told of (`promised`). Every store is then brought to the same height
 by execution, and the resulting state counts if f+1 stores have it alike.
 """
 
@@ -12,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from tepbft.audit.audit import third_party_verifier
 from tepbft.core.admission import OperatorSignature
 from tepbft.core.block import CONFIG, NORMAL, Block, Header, decode_body, digest_of, genesis_header
 from tepbft.core.configuration import Configuration, Genesis, next_configuration
@@ -21,10 +23,11 @@ from tepbft.errors import PeerFault, TepbftError
 from tepbft.execution.executor import Executor
 from tepbft.execution.port import Application
 from tepbft.execution.snapshot import decode_chunk, make_chunks, snapshot_root
+from tepbft.protocols.tep.promised import Promised
 from tepbft.storage.port import ChainStore
 from tepbft.storage.records import decode_configuration
 from tepbft.trusted.verify import UiVerifier
-from tepbft.types import Height
+from tepbft.types import ZERO_DIGEST, Height
 from tepbft.wire import encode
 
 CARRIED = (b"a", b"c")
@@ -45,6 +48,9 @@ class Salvaged:
     configuration: Configuration
     agreeing: tuple[int, ...]
     """Nodes whose stores give exactly this state."""
+    proven_height: Height = 0
+    """The highest height with a valid commit certificate. What is above it may have been decided: it was
+    proposed in the last view, and its requests are genuine (`promised`)."""
     problems: list[str] = field(default_factory=list)
 
 
@@ -55,6 +61,7 @@ class _Replayed:
     configuration: Configuration
     chunks: list[bytes]
     root: bytes
+    proven: Height
 
 
 class Salvage:
@@ -70,6 +77,8 @@ class Salvage:
         self._verifier = UiVerifier(genesis.chain_id)
         self.configurations = self._follow_configurations()
         """All that can be proven, the genesis one first."""
+        self._recovered = {node: store.recover() for node, store in stores.items()}
+        self._promised: dict[int, Promised] = {}
         self._certified: dict[Height, bytes] = {}
         """Height -> cp_hash, for heights with a valid checkpoint certificate at or above an installed one."""
         for store in stores.values():
@@ -154,15 +163,44 @@ class Salvage:
                 return block
         return None
 
+    def _promised_block(self, height: Height, cfg: Configuration) -> Block | None:
+        """A block above all certificates that may have been decided."""
+        found = self._promised.get(cfg.number)
+        if found is None:
+            found = self._promised[cfg.number] = Promised(
+                self._genesis,
+                cfg,
+                self._floor_digest(cfg),
+                self._recovered,
+                verifier=self._verifier,
+                requests=third_party_verifier(self._genesis),
+                genuine=self._genesis.scheme == "none",
+            )
+        return found.block(height)
+
+    def _floor_digest(self, cfg: Configuration) -> bytes:
+        """cp_hash at the configuration's floor: the genesis header's, or that of the certified barrier."""
+        if cfg.floor == self._genesis.base_height:
+            return self._base_header().digest()
+        for store in self._stores.values():
+            found = store.stable_at_or_above(cfg.floor)
+            if found is None or found[0].height != cfg.floor or found[0].cfg >= len(self.configurations):
+                continue
+            if check_checkpoint_certificate(self.configurations[found[0].cfg], found[0], self._verifier):
+                return found[0].digest
+        return ZERO_DIGEST
+
+    def _base_header(self) -> Header:
+        """The header that the chain begins with."""
+        root = self._genesis.recovered.snapshot_root if self._genesis.recovered else None
+        return genesis_header(self._chain_id, self._genesis.base_height, *([root] if root else []))
+
     # --- bringing every store to the same height ----------------------------------------------
 
     def _start_of(self, store: ChainStore) -> Header:
         """The header of the installed state, proven; PeerFault otherwise."""
-        genesis = self._genesis
-        root = genesis.recovered.snapshot_root if genesis.recovered else None
-        base = genesis_header(self._chain_id, genesis.base_height, *([root] if root else []))
-        header = store.recover().base_header or genesis_header(self._chain_id, genesis.base_height)
-        if header == base or self._certified.get(header.height) == header.digest():
+        header = store.recover().base_header or genesis_header(self._chain_id, self._genesis.base_height)
+        if header == self._base_header() or self._certified.get(header.height) == header.digest():
             return header
         raise PeerFault("unproven", f"the header of its state at height {header.height} is not certified")
 
@@ -178,7 +216,15 @@ class Salvage:
             client_window=parameters.client_window,
             snapshot_interval=parameters.snapshot_interval,
         )
-        while (block := self._final_block(executor.height + 1, cfg)) is not None:
+        proven = header.height
+        while True:
+            block = self._final_block(executor.height + 1, cfg)
+            if block is not None:
+                proven = block.height
+            else:
+                block = self._promised_block(executor.height + 1, cfg)
+            if block is None:
+                break
             requests = decode_body(block.body) if block.kind == NORMAL else []
             digests = [digest_of(self._chain_id, request) for request in requests]
             following = next_configuration(cfg, block) if block.kind == CONFIG else None
@@ -195,7 +241,7 @@ class Salvage:
             if pair[0][:1] in CARRIED
         )
         chunks = make_chunks(pairs)
-        return _Replayed(node, executor.head, cfg, chunks, snapshot_root(chunks))
+        return _Replayed(node, executor.head, cfg, chunks, snapshot_root(chunks), proven)
 
     def run(self) -> Salvaged:
         """The state that f+1 stores give alike at the highest height; TepbftError if there is none."""
@@ -208,6 +254,7 @@ class Salvage:
                 problems.append(f"node{node}: {error}")
                 continue
             alike[replayed.header.height, replayed.header.digest(), replayed.root].append(replayed)
+        problems += [problem for found in self._promised.values() for problem in found.problems]
         stable = max(self._certified, default=self._genesis.base_height)
         return self._choose(list(alike.values()), stable, problems)
 
@@ -241,5 +288,6 @@ class Salvage:
             stable_height=stable,
             configuration=chosen.configuration,
             agreeing=tuple(replayed.node for replayed in group),
+            proven_height=max(replayed.proven for replayed in group),
             problems=problems,
         )

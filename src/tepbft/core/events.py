@@ -1,7 +1,8 @@
 """One door in, one value out: the events a node takes and the effects it returns.
 
 Effects state their order: `persist` is durable before anything in `certify` is
-asked of the trusted component, and before anything in `send` or `replies` leaves.
+asked of the trusted component, and before anything in `send` or `replies` leaves
+(outcomes of blocks need only be written before a reply, see `Effects.must_force`).
 What the trusted component answers comes back in as `TcAnswered`; messages that
 need its signature are sent by that later step. A crash between any two of these
 ends in a retransmission, never in a lost promise.
@@ -17,7 +18,7 @@ from msgspec import Struct
 
 from tepbft.core.block import Header, Receipt, Request
 from tepbft.core.configuration import ReplaceTc
-from tepbft.storage.port import Record, StateWrites
+from tepbft.storage.port import OUTCOMES, Record, StateWrites
 from tepbft.trusted.port import TcAnswer, TcRequest
 from tepbft.types import ConnectionId, Height, NodeId
 
@@ -168,6 +169,13 @@ class Effects:
             or self.store
             or self.busy
         )
+
+    def must_force(self) -> bool:
+        """Whether what is to be persisted has to be on the disk before the rest is done: all but outcomes
+        that neither the trusted component nor the state depends on (ADR 0022)."""
+        if self.certify or self.store:
+            return True
+        return not all(isinstance(record, OUTCOMES) for record in self.persist)
 
     def then(self, more: Effects) -> Effects:
         """These and those of a later step; may change and give either."""

@@ -188,6 +188,7 @@ class Shell:
         now_ms = self._clock.now_ms()
         if now_ms >= self._look_at_ms():
             self._tick_at_ms = now_ms + self._tick_ms
+            self.core.store.force()
             self._backlog.append(Tick(self._clock.wall_ms()))
         self.work()
 
@@ -263,9 +264,11 @@ class Shell:
         self._announce()
         if effects.persist:
             began_s = time.perf_counter()
-            self.core.store.append(effects.persist)
+            self.core.store.append(effects.persist, forced=effects.must_force())
             self._metrics.append_seconds.observe(time.perf_counter() - began_s)
             effects.persist = []
+        elif effects.certify or effects.store:
+            self.core.store.force()
         while effects.store:
             self._store(effects.store[0])
             del effects.store[0]

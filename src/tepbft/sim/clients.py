@@ -169,6 +169,7 @@ class SimClient:
             world.trace("outcome", -1, self.index, outcome.session, outcome.seq, outcome.status)
             for hook in world.hooks.on_outcome:
                 hook(self.index, outcome.height, outcome.session, outcome.seq, outcome)
+            world.faults.answered()
 
     # --- history ----------------------------------------------------------------------------------
 

@@ -75,6 +75,7 @@ class Disk:
     def __init__(self) -> None:
         self.store = MemoryStore()
         self.evidence = Evidence()
+        self._unforced: list[Record] = []
         self.broken = False
         """A byte was flipped: the next process refuses to open it."""
 
@@ -87,17 +88,35 @@ class Disk:
     def full(self, value: bool) -> None:
         self.store.full = value
 
-    def crash(self, rng: Random, lost_installs: int) -> None:
-        """The process is gone, and with it what was not durable yet."""
-        full = self.store.full
-        self.store = self.store.crash(lost_installs)
+    def crash(self, rng: Random, lost_installs: int) -> int:
+        """The process is gone, and with it what was not durable yet: how many records that was."""
+        full, unforced = self.store.full, self._unforced
+        lost = rng.randint(0, len(unforced)) if unforced else 0
+        self.store = self.store.crash(lost_installs, lost)
         self.store.full = full
+        self._note(unforced[: len(unforced) - lost])
+        self._unforced = []
+        return lost
 
     # --- ChainStore -------------------------------------------------------------------------------
 
-    def append(self, records: Sequence[Record]) -> None:
+    def append(self, records: Sequence[Record], *, forced: bool = True) -> None:
         """See `ChainStore.append`."""
-        self.store.append(records)
+        self.store.append(records, forced=forced)
+        self._unforced += records
+        if forced:
+            self._note_forced()
+
+    def force(self) -> None:
+        """See `ChainStore.force`."""
+        self.store.force()
+        self._note_forced()
+
+    def _note_forced(self) -> None:
+        self._note(self._unforced)
+        self._unforced = []
+
+    def _note(self, records: Sequence[Record]) -> None:
         note = self.evidence.note
         for record in records:
             note(record)
@@ -111,6 +130,7 @@ class Disk:
     ) -> None:
         """See `ChainStore.replace_state`."""
         self.store.replace_state(height, header, certificate, chunks)
+        self._note_forced()
         self.evidence.stable[height] = certificate
 
     def recover(self) -> Recovered:

@@ -3,7 +3,7 @@
 Faulty are: Byzantine hosts, hosts whose process is down or stuck, hosts whose component
 is not a member (yet, or again), and hosts whose disk was replaced. A blackout is the
 exception: every process dies at once, but disks and components stay, which must cost
-nothing but time.
+nothing but time. Half of them come just as a client has got its outcome.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class FaultInjector:
         self._world = world
         self._rng = Random(f"{world.config.seed}/faults")
         self._weights = world.config.weights
+        self._dark_at_outcome = False
         self._total = 1.0 + sum(weight for _, weight in self._weights)
 
     def begin(self) -> None:
@@ -101,8 +102,7 @@ class FaultInjector:
                 self._partition()
             case "blackout":
                 if self._allow(name):
-                    for host in self._world.hosts:
-                        self._crash(host)
+                    self._blackout()
             case "clock" | "wall":
                 self._clock(name)
             case "storm":
@@ -130,6 +130,21 @@ class FaultInjector:
                 self._flaw(host)
             case _:
                 raise ValueError(f"no fault called {name!r}")
+
+    def _blackout(self) -> None:
+        if self._rng.random() < 0.5:
+            self._dark_at_outcome = True
+            return
+        for host in self._world.hosts:
+            self._crash(host)
+
+    def answered(self) -> None:
+        """A client has got an outcome: whatever happens now, it holds (ADR 0022)."""
+        if self._dark_at_outcome:
+            self._dark_at_outcome = False
+            self._world.coverage.count("blackouts_at_outcome")
+            for host in self._world.hosts:
+                self._world.crash(host.number)
 
     def _pause(self, about_ms: Millis) -> Millis:
         return self._rng.randint(1, 2 * about_ms)
@@ -178,6 +193,7 @@ class FaultInjector:
         """The component's process dies; the node is rebuilt around a new one."""
         world = self._world
         host.stop()
+        host.disk.crash(self._rng, 0)  # a power failure takes the component too
         host.component.restart_cold()
         world.coverage.count("cold_starts")
         world.trace("cold", host.number)
@@ -274,6 +290,7 @@ class FaultInjector:
     def heal(self) -> None:
         """Everything that may be good is good from now on."""
         world = self._world
+        self._dark_at_outcome = False
         world.network.heal()
         for host in world.hosts:
             host.disk.full = False

@@ -41,6 +41,8 @@ FLOORS: tuple[Floor, ...] = (
     Floor("isolations", 1200, "isolation", "a host that is cut off as it changes views (S-28)"),
     Floor("crashes", 1000, "crashes", "what is not on disk is forgotten"),
     Floor("recoveries", 1000, "crashes", "what is on disk must be enough to go on"),
+    Floor("lost_records", 100, "crashes", "what is written and not forced is lost (ADR 0022)"),
+    Floor("blackouts_at_outcome", 500, "blackouts", "what a client has been told holds, whoever fails"),
     Floor("torn_appends", 80, "crashes", "a crash in the middle of a write"),
     Floor("trapped", 60, "crashes", "a crash at one chosen effect"),
     Floor("store_full", 150, "disk_full", "a disk that refuses to write"),

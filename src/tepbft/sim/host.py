@@ -1,7 +1,9 @@
 """A host: a production node with its disk, its component, its clock, and a shell that may die.
 
 `carry_out` does what the production shell does, in the same order; between any two
-effects the process may crash (`fuse`), and an append may be torn in the middle.
+effects the process may crash (`fuse`), and an append may be torn in the middle. Outcomes
+that are only written stay so until something has to be forced: a real shell forces them
+after a while, but nothing may rely on that.
 """
 
 from __future__ import annotations
@@ -308,6 +310,8 @@ class SimHost:
             self._send(announced)
         if effects.persist:
             self._append(effects)
+        elif effects.certify or effects.store:
+            self.disk.force()
         while effects.store:
             if self.fuse >= 0:
                 self._burn()
@@ -341,7 +345,7 @@ class SimHost:
                 if type(record).__name__ == self.trap:
                     self.world.coverage.count("trapped")
                     self._tear(records, place + self.spring_late)
-        self.disk.append(records)
+        self.disk.append(records, forced=effects.must_force())
         if self.strategy is None:
             for hook in self.world.hooks.on_records:
                 hook(self, records)

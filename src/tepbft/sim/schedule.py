@@ -66,7 +66,7 @@ def _describe(kind: str, fields: tuple[Any, ...]) -> str:
         case "partition":
             return f"links down until {fields[1]} ms ({fields[0]}): {' '.join(fields[2:]) or 'none'}"
         case "blackout":
-            return "every process crashes"
+            return "every process crashes, now or as a client gets its next outcome"
         case "storm":
             return "clocks leap ahead: " + ", ".join(f"host {host} by {jump} ms" for host, jump in fields)
         case "clock" | "wall":

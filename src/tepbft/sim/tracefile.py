@@ -19,7 +19,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "message": ("sender", "message", "sent_ms", "configuration", "view", "height"),
     "lost": ("sender", "message", "sent_ms", "configuration", "view", "height"),
     "start": ("view",),
-    "crash": ("lost_installs",),
+    "crash": ("lost_installs", "lost_records"),
     "cold": (),
     "warm": (),
     "wipe": (),

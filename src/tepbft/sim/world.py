@@ -251,10 +251,11 @@ class World:
             return
         host.stop()
         lost = rng.randint(1, 3) if rng.random() < self.config.lost_installs else 0
-        host.disk.crash(rng, lost)
+        lost_records = host.disk.crash(rng, lost)
         self.coverage.count("crashes")
         self.coverage.count("lost_installs", lost)
-        self.trace("crash", number, lost)
+        self.coverage.count("lost_records", lost_records)
+        self.trace("crash", number, lost, lost_records)
         self.at(self.now + rng.randint(1, 2 * self.config.down_ms), self.start, number)
 
     def report_error(self, number: NodeId, error: BaseException) -> None:

@@ -23,7 +23,7 @@ from tepbft.crypto.hash import digest
 from tepbft.errors import TepbftError
 from tepbft.storage.errors import FETCH_AGAIN, StoreDamaged
 from tepbft.storage.files import replace_durably, sync_folder, write_durably
-from tepbft.storage.journal import Position
+from tepbft.storage.segments import Position
 
 FORMAT = 1
 FORMAT_FILE, LOCK_FILE, MANIFEST_FILE, CREATING_FILE = "FORMAT", "lock", "store.manifest", "CREATING"

@@ -17,7 +17,6 @@ from msgspec import Struct
 from tepbft.core.block import Header
 from tepbft.errors import TepbftError
 from tepbft.storage.errors import StoreDamaged
-from tepbft.storage.journal import POSITION_BYTES, Position, unpack_position
 from tepbft.storage.port import (
     BodyRecord,
     CommitRecord,
@@ -29,6 +28,7 @@ from tepbft.storage.port import (
     ViewRecord,
 )
 from tepbft.storage.records import decode_configuration, singletons_of, stable_rank
+from tepbft.storage.segments import POSITION_BYTES, Position, unpack_position
 from tepbft.types import U32, U64, Digest, Height
 
 STATE_PREFIX, STATE_END = b"s", b"t"

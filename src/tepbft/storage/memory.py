@@ -1,9 +1,9 @@
 """A store in memory: for tests and the simulator, and the plain twin that judges the one on disk.
 
 It keeps every record ever appended, as the disk does, and answers from simple tables.
-`crash` is what pulling the plug leaves behind: everything appended, and a state that
-may be some installs old (the disk store does not wait for the state to be on disk,
-because the journal can always rebuild it).
+`crash` is what pulling the plug leaves behind: everything that was forced, as much of the rest as
+one likes, and a state that may be some installs old (the disk store does not wait for the
+state to be on disk, because the journal can always rebuild it).
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ class MemoryStore:
         self.full = False
         self.warnings: list[str] = []
         self._log: list[Record] = []
+        self._forced = 0
+        """So many records of the log survive whatever happens."""
         self._state: dict[bytes, bytes] = {}
         self._keys: list[bytes] | None = []
         self._undo: deque[_Undo] = deque(maxlen=UNDO_INSTALLS)
@@ -111,13 +113,24 @@ class MemoryStore:
             return
         self._stable[height] = record
 
-    def append(self, records: Sequence[Record]) -> None:
+    def append(self, records: Sequence[Record], *, forced: bool = True) -> None:
         """See `ChainStore.append`."""
         if self.full and records:
             raise StoreFull(Path("memory"), "the store was told to be full")
         for record in records:
             self._log.append(record)
             self._note(len(self._log) - 1, record)
+        if forced:
+            self.force()
+
+    def force(self) -> None:
+        """See `ChainStore.force`."""
+        self._forced = len(self._log)
+
+    @property
+    def unforced(self) -> int:
+        """How many records a crash may take."""
+        return len(self._log) - self._forced
 
     def recover(self) -> Recovered:
         """See `ChainStore.recover`."""
@@ -129,11 +142,12 @@ class MemoryStore:
         records = [self._log[place] for place in sorted(places)]
         return Recovered(self._installed, records, self._header)
 
-    def crash(self, lost_installs: int = 0) -> MemoryStore:
-        """The store as a process finds it after a crash: everything appended is there, and the last
-        `lost_installs` installs (at most `UNDO_INSTALLS`, none before a state transfer) are not.
-        This object must not be used any more."""
+    def crash(self, lost_installs: int = 0, lost_records: int = 0) -> MemoryStore:
+        """The store as a process finds it after a crash: without the last `lost_records` records (at most
+        those that were not forced) and the last `lost_installs` installs (at most `UNDO_INSTALLS`, none
+        before a state transfer). This object must not be used any more."""
         survivor = MemoryStore()
+        del self._log[len(self._log) - min(lost_records, self.unforced) :]
         survivor._log, survivor._state = self._log, self._state
         survivor._snapshots, survivor._base = self._snapshots, self._base
         survivor._voids = self._voids
@@ -148,6 +162,7 @@ class MemoryStore:
             survivor._installed, survivor._header = undo.installed, undo.header
         survivor._keys = None
         survivor._replay = 0 if lost_installs else self._replay
+        survivor.force()
         survivor._index()
         return survivor
 

@@ -91,6 +91,11 @@ Record: TypeAlias = (
 )
 
 
+OUTCOMES = (CommitRecord, HeaderRecord)
+"""What the execution of a block leaves. It follows from records that were forced before anybody voted, and
+can be had again from those who did: it need not be forced before a reply (ADR 0022)."""
+
+
 class StateWrites(Struct, frozen=True):
     """What a block changed: values by key, in a fixed order; value None deletes.
 
@@ -135,8 +140,14 @@ class Recovered(Struct, frozen=True):
 class ChainStore(Protocol):
     """The port that the node's shell drives and the node reads. All calls are synchronous."""
 
-    def append(self, records: Sequence[Record]) -> None:
-        """Write records in order, as one batch; durable when it returns. `StoreFull` if the disk is."""
+    def append(self, records: Sequence[Record], *, forced: bool = True) -> None:
+        """Write records in order, as one batch; with all before them on the disk when it returns. Not
+        `forced`, a power failure may still take them, the last first. `StoreFull` if the disk is."""
+        ...
+
+    def force(self) -> None:
+        """What was appended is on the disk when this returns; costs nothing if it is. TepbftError: the
+        disk failed."""
         ...
 
     def install(self, writes: Sequence[StateWrites], stable: Height, header: Header) -> None:

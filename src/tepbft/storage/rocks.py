@@ -47,7 +47,7 @@ from tepbft.storage.index import (
     stable_key_height,
     unpack_places,
 )
-from tepbft.storage.journal import SEGMENT_BYTES, Journal, Position, unpack_position
+from tepbft.storage.journal import SEGMENT_BYTES, Journal
 from tepbft.storage.memory import check_install, check_replace_state
 from tepbft.storage.port import (
     BodyRecord,
@@ -63,6 +63,7 @@ from tepbft.storage.port import (
     newest_writes,
 )
 from tepbft.storage.records import decode_record, encode_record, height_of, stable_rank
+from tepbft.storage.segments import Position, unpack_position
 from tepbft.storage.snapshots import SnapshotFolder
 from tepbft.types import Height
 
@@ -194,11 +195,15 @@ class RocksStore:
 
     # --- the journal --------------------------------------------------------------------------
 
-    def append(self, records: Sequence[Record]) -> None:
+    def append(self, records: Sequence[Record], *, forced: bool = True) -> None:
         """See `ChainStore.append`."""
-        positions = self._open_journal.append([encode_record(record) for record in records])
+        positions = self._open_journal.append([encode_record(record) for record in records], forced=forced)
         for record, position in zip(records, positions, strict=True):
             self._tail.note(record, position)
+
+    def force(self) -> None:
+        """See `ChainStore.force`."""
+        self._open_journal.force()
 
     def recover(self) -> Recovered:
         """See `ChainStore.recover`. Reads the journal from the first record above the installed height."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from tepbft.cli.cluster import NodeFolder
 from tepbft.cli.processes import KILL_TIMEOUT_S, alive, node_pid, send_signal, start_node, wait_until
 from tepbft.errors import TepbftError
-from tepbft.storage.journal import written_to
+from tepbft.storage.segments import written_to
 from tepbft.trusted.client import device_pid
 
 STOP_TIMEOUT_S = 10.0

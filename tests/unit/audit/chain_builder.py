@@ -27,6 +27,7 @@ from tepbft.crypto.operator import sign_replacement
 from tepbft.crypto.schemes import scheme_named
 from tepbft.execution.executor import Executed, Executor
 from tepbft.execution.port import Context, OperationRefused
+from tepbft.protocols.tep.messages import NewViewCertificate, ack_preimage, summary_digest
 from tepbft.storage.memory import MemoryStore
 from tepbft.storage.port import (
     BodyRecord,
@@ -37,6 +38,7 @@ from tepbft.storage.port import (
     PrepareRecord,
     Record,
     StableRecord,
+    ViewRecord,
 )
 from tepbft.trusted.hbusig import HbUsig
 from tepbft.trusted.port import (
@@ -171,6 +173,38 @@ class ChainBuilder:
         head = PrepareHead(0, block.height, digest, votes[0].seq, votes[0].signature)
         certificate = CommitCertificate(self.cfg.number, 0, block.height, digest, votes)
         return PrepareRecord(self.cfg.number, head), CommitRecord(certificate)
+
+    def propose(self, block: Block, view: int = 0) -> tuple[BodyRecord, PrepareRecord]:
+        """What a node has forced to the disk before it votes for `block` in `view`."""
+        digest = block.digest(self.chain_id)
+        vote = self._vote(self.cfg.primary(view), Order(PREPARE, view, block.height, digest))
+        head = PrepareHead(view, block.height, digest, vote.seq, vote.signature)
+        return BodyRecord(digest, block), PrepareRecord(self.cfg.number, head)
+
+    def draft(self, block: Block) -> tuple[BodyRecord, PrepareRecord]:
+        """What the primary has forced to the disk before it asks for its signature."""
+        digest = block.digest(self.chain_id)
+        head = PrepareHead(0, block.height, digest, 0, b"")
+        return BodyRecord(digest, block), PrepareRecord(self.cfg.number, head)
+
+    def new_view(self, view: int, *blocks: Block) -> ViewRecord:
+        """The certificate of a view that proposes `blocks` again, from the genesis on."""
+        nvc = tuple(block.digest(self.chain_id) for block in blocks)
+        floor = genesis_header(self.chain_id, 0).digest()
+        checkpoint = CheckpointCertificate(self.cfg.number, 0, floor, ())
+        summary = summary_digest(self.cfg.number, view, checkpoint, nvc)
+        acks = tuple(
+            Vote(
+                node,
+                0,
+                NodeKey.from_seed(bytes([node]) * 32).sign(
+                    ack_preimage(self.chain_id, self.cfg, node, view, summary)
+                ),
+            )
+            for node in (0, 1)
+        )
+        certificate = NewViewCertificate(self.cfg.number, view, 0, checkpoint, nvc, acks)
+        return ViewRecord("new_view_certificate", self.cfg.number, view, encode(certificate))
 
     def _current(self, node: int) -> bool:
         return self._components[node].identity().tc_id == self.cfg.members[node].tc_id

@@ -189,7 +189,7 @@ class Forger(MemoryStore):
         self.disk = RocksStore(folder, chain.chain_id, sync=False)
         self.forge = lambda record: record
 
-    def append(self, records: object) -> None:
+    def append(self, records: object, *, forced: bool = True) -> None:
         self.disk.append([self.forge(record) for record in records])  # type: ignore[attr-defined]
 
     def install(self, writes: object, stable: int, header: object) -> None:

@@ -23,7 +23,7 @@ class Everyone:
     def __init__(self, stores: Sequence[MemoryStore]) -> None:
         self.stores = list(stores)
 
-    def append(self, records: Sequence[Record]) -> None:
+    def append(self, records: Sequence[Record], *, forced: bool = True) -> None:
         for store in self.stores:
             store.append(records)
 

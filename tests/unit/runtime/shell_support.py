@@ -28,7 +28,8 @@ from tepbft.runtime.core import Core
 from tepbft.runtime.inbox import Inbox
 from tepbft.runtime.metrics import Metrics
 from tepbft.runtime.shell import Shell
-from tepbft.storage.port import PrepareRecord
+from tepbft.storage.port import HeaderRecord, PrepareRecord
+from tepbft.storage.records import height_of
 from tepbft.trusted.port import Attest, Identity, SignCheckpoint, TcRequest, Ui
 from tepbft.types import ConnectionId
 from tepbft.wire import Welcome
@@ -38,6 +39,10 @@ Log = list[tuple[str, Any]]
 
 def record(height: int) -> PrepareRecord:
     return PrepareRecord(0, PrepareHead(0, height, b"d" * 32, 1, b""))
+
+
+def outcome_record(height: int) -> HeaderRecord:
+    return HeaderRecord(genesis_header(CHAIN, height), b"")
 
 
 def checkpoint(height: int) -> SignCheckpoint:
@@ -133,11 +138,19 @@ class FakeStore:
     def __init__(self, log: Log) -> None:
         self.log = log
         self.fail: list[Exception] = []
+        self.written = False
 
-    def append(self, records: list[Any]) -> None:
+    def append(self, records: list[Any], *, forced: bool = True) -> None:
         if self.fail:
             raise self.fail.pop(0)
-        self.log.append(("append", [r.prepare.height for r in records]))
+        heights = [height_of(record) for record in records]
+        self.written = not forced
+        self.log.append(("append" if forced else "write", heights))
+
+    def force(self) -> None:
+        if self.written:
+            self.log.append(("force", None))
+        self.written = False
 
     def install(self, writes: Any, stable: int, header: Any) -> None:
         self.log.append(("install", stable))
@@ -270,4 +283,13 @@ class World:
         return [kind for kind, _ in self.log]
 
 
-__all__ = ["InstallState", "World", "checkpoint", "effects", "genesis_header", "identity", "record"]
+__all__ = [
+    "InstallState",
+    "World",
+    "checkpoint",
+    "effects",
+    "genesis_header",
+    "identity",
+    "outcome_record",
+    "record",
+]

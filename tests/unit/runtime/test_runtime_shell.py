@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from runtime_support import until
-from shell_support import World, checkpoint, configuration, effects, identity, record
+from shell_support import World, checkpoint, configuration, effects, identity, outcome_record, record
 
 from tepbft.core.block import Receipt, Request, genesis_header
 from tepbft.core.configuration import ReplaceTc
@@ -21,6 +21,7 @@ from tepbft.core.events import (
     InstallState,
     PeerMessage,
     Reply,
+    SaveSnapshot,
     Send,
     TcAnswered,
     Tick,
@@ -57,6 +58,52 @@ async def test_effects_are_carried_out_in_the_order_that_they_state() -> None:
     assert world.kinds() == ORDER
     assert world.node.events[1:] == [TcAnswered(checkpoint(1), Ui(1, b"s")), Tick(1_000_000)]
     assert world.log[4] == ("reply", (1, 3))
+
+
+def outcome(tag: int, **more: Any) -> Effects:
+    """What the execution of a block leaves, and a reply."""
+    made = Effects(persist=[outcome_record(tag)], replies=[Reply(ConnectionId(tag), tag, [])])
+    for name, value in more.items():
+        setattr(made, name, value)
+    return made
+
+
+async def test_an_outcome_is_written_before_a_reply_and_forced_before_the_component_is_asked() -> None:
+    """ADR 0022: a reply need not wait for the disk; nothing that is signed may go without it."""
+    world = World(on_messages({b"a": outcome(1), b"b": Effects(certify=[checkpoint(1)])}))
+    peer_messages(world, b"a")
+    world.shell.turn()
+    assert world.kinds() == ["write", "reply"]
+    world.log.clear()
+    peer_messages(world, b"b")
+    world.shell.turn()
+    assert world.kinds() == ["force", "certify"]
+
+
+@pytest.mark.parametrize(
+    ("more", "kinds"),
+    [
+        ({"certify": [checkpoint(1)]}, ["append", "certify", "reply"]),
+        ({"store": [SaveSnapshot(1, [b""])]}, ["append", "snapshot", "reply"]),
+        ({"persist": [outcome_record(1), record(2)]}, ["append", "reply"]),
+    ],
+)
+async def test_an_outcome_that_something_depends_on_is_forced(more: dict[str, Any], kinds: list[str]) -> None:
+    world = World(on_messages({b"a": outcome(1, **more)}))
+    peer_messages(world, b"a")
+    world.shell.turn()
+    assert world.kinds() == kinds
+
+
+async def test_an_outcome_is_forced_after_a_while_in_any_case() -> None:
+    """An idle node does not leave the last outcomes to the operating system."""
+    world = World(on_messages({b"a": outcome(1)}))
+    peer_messages(world, b"a")
+    world.shell.turn()
+    world.log.clear()
+    world.clock.now += 1001
+    world.shell.turn()
+    assert world.kinds() == ["force"]
 
 
 async def test_what_the_component_signed_does_not_wait_for_the_next_append() -> None:
@@ -149,7 +196,7 @@ async def test_a_crash_in_between_lets_nothing_out(crash_in: str, monkeypatch: p
     class Crash(BaseException):
         pass
 
-    def crash(*args: Any) -> None:
+    def crash(*args: Any, **options: Any) -> None:
         raise Crash
 
     target: Any = world.device if crash_in == "certify" else world.store

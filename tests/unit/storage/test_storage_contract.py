@@ -273,3 +273,30 @@ def test_an_install_without_writes_still_moves_the_height(opened: tuple[ChainSto
     store, reopen = opened
     store.install([StateWrites(1, {})], 1, s.header(1))
     assert reopen(store).recover().installed == 1
+
+
+def test_what_is_only_written_can_be_read_and_survives_an_orderly_end(
+    opened: tuple[ChainStore, Reopen],
+) -> None:
+    store, reopen = opened
+    store.append([s.body(1), s.prepare(1)])
+    store.append([s.commit(1), s.executed(1)], forced=False)
+    assert store.block(1) == StoredBlock(s.block(1), s.commit(1).certificate, s.header(1), b"receipts 1")
+    store.force()
+    assert store.block(1) is not None
+    store = reopen(store)
+    assert list(store.recover().records) == [s.body(1), s.prepare(1), s.commit(1), s.executed(1)]
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2, 9])
+def test_a_crash_takes_the_last_of_what_was_only_written(lost: int) -> None:
+    """ADR 0022, for the store that simulations use."""
+    store = MemoryStore()
+    store.append([s.commit(1)], forced=False)
+    store.append([s.body(2), s.prepare(2)])
+    store.append([s.commit(2), s.executed(2)], forced=False)
+    assert store.unforced == 2
+    records = [s.commit(1), s.body(2), s.prepare(2), s.commit(2), s.executed(2)]
+    found = store.crash(lost_records=lost)
+    assert list(found.recover().records) == records[: 5 - min(lost, 2)]
+    assert found.unforced == 0

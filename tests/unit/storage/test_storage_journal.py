@@ -14,7 +14,9 @@ import storage_samples as s
 
 from tepbft.errors import ContractBroken, TepbftError
 from tepbft.storage.errors import StoreDamaged, StoreFull
-from tepbft.storage.journal import HEADER_BYTES, Journal, Position
+from tepbft.storage.journal import Journal
+from tepbft.storage.segments import HEADER_BYTES, Position
+from tepbft.storage.tail import Filling
 
 PAYLOADS = [b"%d " % i * (i * 7 % 40) for i in range(60)]
 
@@ -213,6 +215,93 @@ def test_a_failed_fsync_stops_the_journal(tmp_path: Path, monkeypatch: pytest.Mo
         journal.append([b"x"])
     monkeypatch.undo()
     assert journal.failed
+    with pytest.raises(ContractBroken):
+        journal.append([b"y"])
+    journal.close()
+
+
+def _count_syncs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    calls: list[int] = []
+    real = os.fdatasync
+
+    def sync(fd: int) -> None:
+        calls.append(fd)
+        real(fd)
+
+    monkeypatch.setattr(os, "fdatasync", sync)
+    return calls
+
+
+def test_what_is_only_written_is_forced_with_what_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ADR 0022: one fdatasync serves all appends before it, and none is done for nothing."""
+    journal = Journal(tmp_path, s.CHAIN)
+    list(journal.replay())
+    calls = _count_syncs(monkeypatch)
+    positions = journal.append([b"a"], forced=False) + journal.append([b"b"], forced=False)
+    assert not calls and [journal.read(position) for position in positions] == [b"a", b"b"]
+    journal.force()
+    journal.force()
+    assert len(calls) == 1
+    journal.append([b"c"], forced=False)
+    journal.append([b"d"])
+    journal.force()
+    assert len(calls) == 2
+    journal.close()
+    with pytest.raises(ContractBroken):
+        journal.force()
+    journal, found = _open(tmp_path)
+    assert [payload for _, payload in found] == [b"a", b"b", b"c", b"d"]
+    journal.close()
+
+
+def test_a_completed_segment_is_forced_whatever_was_only_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path, s.CHAIN, segment_bytes=500)
+    list(journal.replay())
+    calls = _count_syncs(monkeypatch)
+    journal.append([b"x" * 600], forced=False)
+    assert not calls
+    journal.append([b"y"], forced=False)
+    assert len(calls) == 1 and len(list(tmp_path.glob("*.log"))) == 2
+    journal.close()
+
+
+def test_without_filling_every_append_is_forced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a pattern behind them, records that arrived in the wrong order would look like damage."""
+    journal = Journal(tmp_path, s.CHAIN)
+    list(journal.replay())
+    calls = _count_syncs(monkeypatch)
+
+    def full(self: Filling, fd: int, start: int, end: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Filling, "write", full)
+    journal.append([b"a"], forced=False)
+    assert len(calls) == 1
+    journal.close()
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize("by", ["append", "force"])
+def test_a_disk_that_fails_to_force_what_was_counted_on_stops_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, by: str
+) -> None:
+    """Even for want of room: what was acknowledged meanwhile may be lost, so this is no full disk."""
+    journal = Journal(tmp_path, s.CHAIN)
+    list(journal.replay())
+    journal.append([b"written"], forced=False)
+
+    def fail(fd: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fdatasync", fail)
+    with pytest.raises(TepbftError, match="writing failed") as caught:
+        journal.force() if by == "force" else journal.append([b"more"])
+    assert not isinstance(caught.value, StoreFull) and journal.failed
+    monkeypatch.undo()
     with pytest.raises(ContractBroken):
         journal.append([b"y"])
     journal.close()

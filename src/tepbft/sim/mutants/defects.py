@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tepbft.client.session import Session
 from tepbft.core import verification
+from tepbft.core.events import Effects
 from tepbft.execution import client_table, executor
 from tepbft.mempool.pool import Mempool
 from tepbft.mempool.queues import Queues
@@ -112,6 +113,9 @@ PERSIST_AFTER_CERTIFY: Changes = (
             "    s.out.persist.append(PrepareRecord(s.cfg.number, head))\n    body = slot.bodies",
         ),
     ),
+)
+OUTCOMES_AFTER_CERTIFY: Changes = (
+    edit(Effects.must_force, ("if self.certify or self.store:", "if self.store:")),
 )
 PARENT_IN_PROPOSAL: Changes = (
     edit(

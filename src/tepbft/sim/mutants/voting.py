@@ -120,6 +120,14 @@ VOTING: tuple[Mutant, ...] = (
         profile="calm",
     ),
     Mutant(
+        "outcomes_after_certify",
+        "I-16",
+        "a CHECKPOINT is signed before what it speaks of is on disk (ADR 0022)",
+        defects.OUTCOMES_AFTER_CERTIFY,
+        budget_seeds=3,
+        profile="calm",
+    ),
+    Mutant(
         "parent_in_proposal",
         "I-21",
         "proposals name the proposal below them: after a NULL block the re-proposed ones fit no more (A-27)",
