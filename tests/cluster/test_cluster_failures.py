@@ -20,7 +20,8 @@ from tepbft.storage.journal import Journal
 from tepbft.storage.port import OUTCOMES
 from tepbft.storage.records import decode_record
 from tepbft.storage.segments import Position, segment_path
-from tepbft.trusted.client import device_pid
+from tepbft.trusted.client import DeviceClient, device_pid
+from tepbft.trusted.keys import KINDS, KeyKind
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster")]
 
@@ -66,16 +67,24 @@ def test_four_nodes_survive_one(make_cluster: Callable[..., Running]) -> None:
     assert [running.get(key) for key in "abc"] == ["1", "2", "3"]
 
 
-def test_a_lost_component_is_replaced_by_the_others(make_cluster: Callable[..., Running]) -> None:
-    """A8.2, A8.3: a new key is a new component; it votes after a configuration change admitted it."""
-    running = make_cluster(3)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_lost_component_is_replaced_by_the_others(
+    make_cluster: Callable[..., Running], kind: KeyKind
+) -> None:
+    """A8.2, A8.3: a new key is a new component; it votes after a configuration change admitted it. It is of
+    the kind that the cluster was made for (ADR 0021)."""
+    running = make_cluster(3, component_key=kind)
     running.up()
+    members = running.cluster.genesis.members
+    assert [len(member.tc_key) for member in members] == 3 * [{"p256": 65, "secp256k1": 33}[kind]]
     running.put("a", "1")
     before = running.identities()
     running.kill(2, component=True)
     running.put("b", "2")
     raised = running.up()
     assert raised.fresh == (2,)
+    with DeviceClient(running.cluster.nodes[2].layout.trusted) as device:
+        assert len(device.identity().key) == len(members[2].tc_key)
     eventually(lambda: running.verdict().state == HEALTHY, "the admission of the new component")
     after = running.identities()
     assert after[:2] == before[:2] and after[2] != before[2]

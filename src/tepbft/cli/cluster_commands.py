@@ -18,6 +18,7 @@ from tepbft.core.configuration import Parameters
 from tepbft.core.quorum import quorums
 from tepbft.crypto.schemes import SCHEMES
 from tepbft.errors import TepbftError
+from tepbft.trusted.keys import DEFAULT_KIND
 from tepbft.types import MAX_NODES
 
 _DEFAULTS = Parameters()
@@ -64,6 +65,12 @@ def init(
     scheme: Annotated[
         str, typer.Option(help=f"How clients sign: {', '.join(SCHEMES)} (mac and none are weaker).")
     ] = "secp256k1",
+    component_key: Annotated[
+        str,
+        typer.Option(
+            help="What trusted components sign with: secp256k1 (quick), or p256, the curve of TPMs and SGX."
+        ),
+    ] = DEFAULT_KIND,
     clients: Annotated[int, typer.Option(help=f"Clients to register, 1..{MAX_CLIENTS}.")] = 64,
     host: Annotated[str, typer.Option(help="Address of the nodes.")] = "127.0.0.1",
     base_port: Annotated[
@@ -129,6 +136,7 @@ def init(
         protocol=protocol,
         app=application,
         scheme=scheme,
+        component_key=component_key,
         clients=clients,
         host=host,
         base_port=_base_port(base_port),

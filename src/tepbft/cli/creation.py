@@ -13,6 +13,7 @@ import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import msgspec
 
@@ -34,6 +35,8 @@ from tepbft.errors import TepbftError
 from tepbft.execution.loader import load_application
 from tepbft.runtime.layout import ClusterLayout, NodeLayout, write_secret
 from tepbft.runtime.settings import NodeSettings, dump_settings, parse_settings
+from tepbft.trusted.keys import DEFAULT_KIND, KINDS, KeyKind
+from tepbft.trusted.kind import write_kind
 from tepbft.trusted.port import Identity
 from tepbft.types import MAX_NODES
 
@@ -55,6 +58,8 @@ class Plan:
     host: str = "127.0.0.1"
     base_port: int | None = None
     parameters: Parameters = field(default_factory=Parameters)
+    component_key: str = DEFAULT_KIND
+    """What trusted components sign with: one of `trusted.keys.KINDS`."""
     settings: tuple[str, ...] = ()
     """Lines of TOML for every node.toml, such as `t_request_ms = 500`."""
 
@@ -90,6 +95,10 @@ def check_plan(plan: Plan) -> None:
         raise _usage("--protocol", f"{plan.protocol!r} is not known", f"Choose: {', '.join(PROTOCOLS)}.")
     if plan.scheme not in SCHEMES:
         raise _usage("--scheme", f"{plan.scheme!r} is not known", f"Choose: {', '.join(SCHEMES)}.")
+    if plan.component_key not in KINDS:
+        raise _usage(
+            "--component-key", f"{plan.component_key!r} is not known", f"Choose: {', '.join(KINDS)}."
+        )
     if not 1 <= plan.clients <= MAX_CLIENTS:
         raise _usage("--clients", f"{plan.clients} is outside 1..{MAX_CLIENTS}", "Choose a number within.")
     if not plan.host or len(plan.host) > 255:
@@ -209,6 +218,7 @@ def create_cluster(plan: Plan) -> Genesis:
     try:
         for node_layout in layouts:
             node_layout.trusted.mkdir(mode=0o700, parents=True)
+            write_kind(node_layout.trusted, cast(KeyKind, plan.component_key))
         genesis = _create(plan, layout, layouts, first_port)
     except BaseException:
         stop_components(layouts, quietly=True)

@@ -25,6 +25,7 @@ from tepbft.errors import TepbftError
 from tepbft.runtime.layout import NodeLayout
 from tepbft.storage.files import sync_folder, write_durably
 from tepbft.storage.rocks import RocksStore
+from tepbft.trusted.kind import read_kind, write_kind
 from tepbft.trusted.port import Identity
 
 MARKER = "recovery.prepared"
@@ -103,8 +104,9 @@ def prepare(cluster: Cluster, salvaged: Salvaged) -> Genesis:
     """Make everything new, beside the old. Nothing of the old changes."""
     _remove_drafts(cluster)
     drafts = [_draft_layout(folder.layout) for folder in cluster.nodes]
-    for draft in drafts:
+    for folder, draft in zip(cluster.nodes, drafts, strict=True):
         draft.trusted.mkdir(mode=0o700)
+        write_kind(draft.trusted, read_kind(folder.layout.trusted))
     try:
         identities = start_components(drafts)
         genesis = _new_chain(cluster, salvaged, identities)

@@ -45,11 +45,23 @@ def public_key(secret: bytes) -> bytes:
     return _private_key(secret).public_key.format(compressed=True)
 
 
-def _decode_key(key: bytes) -> Any:
-    # Compressed only: one encoding per key. The type is libsecp256k1's, opaque to Python.
+def decode_key(key: bytes) -> Any:
+    """The point in a compressed encoding (the only one that is taken), as the library holds it; ValueError
+    for anything else."""
     if len(key) != PUBLIC_KEY_BYTES:
         raise ValueError(f"{PUBLIC_KEY_BYTES} bytes expected, {len(key)} found")
     return PublicKey(key).public_key
+
+
+def verify_digest(key: Any, digest: bytes, signature: bytes) -> bool:
+    """True iff `signature` (r | s, low s) is that of `key` (`decode_key`) over the 32-byte `digest`; never
+    raises."""
+    if len(signature) != SIGNATURE_BYTES or len(digest) != 32:  # the library reads so many, whatever is there
+        return False
+    raw = ffi.new("secp256k1_ecdsa_signature *")  # for each call: callers may be threads
+    context = GLOBAL_CONTEXT.ctx
+    parsed = lib.secp256k1_ecdsa_signature_parse_compact(context, raw, signature)
+    return bool(parsed and lib.secp256k1_ecdsa_verify(context, raw, digest, key))
 
 
 def _address_of(function: str) -> int:
@@ -89,7 +101,7 @@ class Verifier:
     only read, and each call has its own buffer."""
 
     def __init__(self, clients: Sequence[RegisteredClient]) -> None:
-        self._keys = decode_keys(clients, "secp256k1", _decode_key)
+        self._keys = decode_keys(clients, "secp256k1", decode_key)
         self._context = GLOBAL_CONTEXT.ctx
         self._raw_keys: dict[bytes, bytes] = {}
         self._library = (0, 0, 0)
@@ -116,18 +128,10 @@ class Verifier:
         return self._verify_each(digests, requests)
 
     def _verify_each(self, digests: Sequence[bytes], requests: Sequence[Request]) -> list[int]:
-        keys, context = self._keys, self._context
-        parse, check = lib.secp256k1_ecdsa_signature_parse_compact, lib.secp256k1_ecdsa_verify
-        raw = ffi.new("secp256k1_ecdsa_signature *")  # per call, not per verifier: see above
+        keys = self._keys
         bad: list[int] = []
         for index, (client, digest, auth) in enumerate(signed(requests, digests)):
             key = keys.get(client)
-            if (
-                key is None
-                or len(auth) != SIGNATURE_BYTES  # libsecp256k1 reads 64 bytes, whatever is there
-                or len(digest) != 32
-                or not parse(context, raw, auth)
-                or not check(context, raw, digest, key)
-            ):
+            if key is None or not verify_digest(key, digest, auth):
                 bad.append(index)
         return bad

@@ -13,8 +13,6 @@ from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Protocol
 
-from cryptography.hazmat.primitives.asymmetric import ec
-
 from tepbft.core.block import Request
 from tepbft.core.configuration import Configuration, RegisteredClient
 from tepbft.core.verification import NodeSigner, Verifier
@@ -22,14 +20,14 @@ from tepbft.crypto.hash import digest
 from tepbft.crypto.node_key import NodeKey
 from tepbft.crypto.port import RequestSigner, RequestVerifier
 from tepbft.crypto.schemes import SCHEMES
-from tepbft.trusted.keys import tc_id_of
+from tepbft.trusted.keys import PrivateKey, Secp256k1Key, tc_id_of
 from tepbft.trusted.port import ATTEST, binding, preimage
 from tepbft.trusted.verify import ATTEST_CFG, UiVerifier
 from tepbft.types import ZERO_DIGEST, NodeId
 
 MAC_BYTES = 16
-_P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
-_CURVE = ec.SECP256R1()
+_SCALARS = 1 << 255
+"""Below this, everything but zero is a private key."""
 
 
 def derive(seed: int, *names: object) -> bytes:
@@ -38,10 +36,10 @@ def derive(seed: int, *names: object) -> bytes:
     return blake2b(text.encode(), key=seed.to_bytes(8, "little", signed=True), digest_size=32).digest()
 
 
-def component_key(seed: int, node: NodeId, generation: int) -> ec.EllipticCurvePrivateKey:
+def component_key(seed: int, node: NodeId, generation: int) -> PrivateKey:
     """The key that the `generation`-th cold start of a node's component makes."""
     number = int.from_bytes(derive(seed, "component", node, generation), "big")
-    return ec.derive_private_key(1 + number % (_P256_ORDER - 1), _CURVE)
+    return Secp256k1Key((1 + number % (_SCALARS - 1)).to_bytes(32, "big"))
 
 
 class Keys(Protocol):

@@ -51,6 +51,7 @@ from tepbft.trusted.device_wire import (
     request_codec,
 )
 from tepbft.trusted.hbusig import HbUsig
+from tepbft.trusted.kind import read_kind
 from tepbft.trusted.sealing import (
     MAX_BLOB_BYTES,
     PLATFORM_FILE,
@@ -149,8 +150,9 @@ def start_component(folder: Path, platform: FilePlatform) -> HbUsig:
             sync_folder(folder)
             log("warm_start", tc_id=component.identity().tc_id.hex(), seq=component.identity().seq)
             return component
-    component = HbUsig.fresh(platform)
-    log("cold_start", tc_id=component.identity().tc_id.hex(), reason=repr(reason))
+    kind = read_kind(folder)
+    component = HbUsig.fresh(platform, kind)
+    log("cold_start", tc_id=component.identity().tc_id.hex(), key=kind, reason=repr(reason))
     return component
 
 

@@ -19,11 +19,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, assert_never
 
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from msgspec import Meta, Struct
 
 from tepbft.errors import PeerFault, TrustedRefusal
-from tepbft.trusted.keys import SECRET_BYTES, ComponentKey
+from tepbft.trusted.keys import (
+    DEFAULT_KIND,
+    ComponentKey,
+    KeyKind,
+    PrivateKey,
+    Secret,
+    fresh_key,
+    private_key,
+)
 from tepbft.trusted.port import (
     ATTEST,
     CHECKPOINT,
@@ -83,7 +90,7 @@ class Departed(Struct, array_like=True, frozen=True):
 class HbUsigState(Struct, array_like=True, frozen=True, tag=1):
     """Everything that a component is, secret key included: what sealing protects."""
 
-    secret: Annotated[bytes, Meta(min_length=SECRET_BYTES, max_length=SECRET_BYTES)]
+    secret: Secret
     chain_id: Annotated[bytes, Meta(max_length=32)]
     node: U32
     window: U32
@@ -109,7 +116,7 @@ def _within(number: int) -> bool:
 class HbUsig:
     """One component: implements `trusted.port.TrustedComponent`.
 
-    Made with a P-256 private key (`HbUsig(key)`), with a random one (`HbUsig.fresh()`),
+    Made with a private key (`HbUsig(key)`), with a random one (`HbUsig.fresh()`),
     or from a sealed blob (`HbUsig.restore`). `signer` replaces the signature function,
     `platform` is what `seal` seals under; without one, seals last as long as the object
     `self.platform`. Not thread-safe: the caller serialises.
@@ -117,7 +124,7 @@ class HbUsig:
 
     def __init__(
         self,
-        key: EllipticCurvePrivateKey,
+        key: PrivateKey,
         *,
         signer: Callable[[bytes], bytes] | None = None,
         platform: Platform | None = None,
@@ -142,9 +149,9 @@ class HbUsig:
         self._bound = b""
 
     @classmethod
-    def fresh(cls, platform: Platform | None = None) -> HbUsig:
+    def fresh(cls, platform: Platform | None = None, kind: KeyKind = DEFAULT_KIND) -> HbUsig:
         """A component with a new random key: a new identity, with empty registers (A8.2)."""
-        return cls(ComponentKey.fresh().private, platform=platform)
+        return cls(fresh_key(kind), platform=platform)
 
     # --- who it is ----------------------------------------------------------------------------
 
@@ -396,7 +403,7 @@ class HbUsig:
         """
         try:
             state = _codec.decode(data)
-            key = ComponentKey.from_secret(state.secret).private
+            key = private_key(state.secret)
         except (PeerFault, ValueError) as error:
             raise SealRefused(f"it does not contain a component ({error})") from None
         component = cls(key, signer=signer, platform=platform)

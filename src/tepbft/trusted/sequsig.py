@@ -17,12 +17,21 @@ from collections.abc import Callable
 from functools import partial
 from typing import Annotated
 
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from msgspec import Meta, Struct
 
 from tepbft.core.configuration import Configuration
 from tepbft.errors import PeerFault, TrustedRefusal
-from tepbft.trusted.keys import SECRET_BYTES, ComponentKey, load_public, tc_id_of, verify
+from tepbft.trusted.keys import (
+    DEFAULT_KIND,
+    ComponentKey,
+    KeyKind,
+    PrivateKey,
+    Secret,
+    fresh_key,
+    load_public,
+    private_key,
+    tc_id_of,
+)
 from tepbft.trusted.port import ATTEST, Identity, Ui
 from tepbft.trusted.sealing import MemoryPlatform, Platform, SealRefused, restore, seal
 from tepbft.trusted.verify import ATTEST_CFG, SEQ_LIMIT, MemberKeys
@@ -55,7 +64,7 @@ class Issued(Struct, array_like=True, frozen=True):
 class SeqUsigState(Struct, array_like=True, frozen=True, tag=2):
     """Everything that a component is, secret key included: what sealing protects."""
 
-    secret: Annotated[bytes, Meta(min_length=SECRET_BYTES, max_length=SECRET_BYTES)]
+    secret: Secret
     chain_id: Annotated[bytes, Meta(max_length=32)]
     node: U32
     cfg: U32
@@ -75,7 +84,7 @@ class SeqUsig:
 
     def __init__(
         self,
-        key: EllipticCurvePrivateKey,
+        key: PrivateKey,
         *,
         signer: Callable[[bytes], bytes] | None = None,
         platform: Platform | None = None,
@@ -93,9 +102,9 @@ class SeqUsig:
         self._bound = b""
 
     @classmethod
-    def fresh(cls, platform: Platform | None = None) -> SeqUsig:
+    def fresh(cls, platform: Platform | None = None, kind: KeyKind = DEFAULT_KIND) -> SeqUsig:
         """A component with a new random key: a new identity, counter 0."""
-        return cls(ComponentKey.fresh().private, platform=platform)
+        return cls(fresh_key(kind), platform=platform)
 
     @property
     def last(self) -> Issued | None:
@@ -216,7 +225,7 @@ class SeqUsig:
         """Inverse of `export_state`; the component counts as warm. `SealRefused` if malformed."""
         try:
             state = _codec.decode(data)
-            key = ComponentKey.from_secret(state.secret).private
+            key = private_key(state.secret)
         except (PeerFault, ValueError) as error:
             raise SealRefused(f"it does not contain a component ({error})") from None
         component = cls(key, signer=signer, platform=platform)
@@ -249,7 +258,7 @@ class SeqUiVerifier:
         if component is None:
             return False
         key, bound = component
-        return verify(key, sequential_preimage(bound, ui.seq, kind, digest), ui.signature)
+        return key.verify(sequential_preimage(bound, ui.seq, kind, digest), ui.signature)
 
     def attested(self, key: bytes, tc_id: bytes, node: NodeId, digest: bytes, ui: Ui) -> bool:
         """True iff the component named `tc_id`, whose key is `key`, attested to `digest` for `node`."""
@@ -259,4 +268,4 @@ class SeqUiVerifier:
         if not 0 <= node < MAX_NODES:
             return False
         bound = sequential_binding(self.chain_id, ATTEST_CFG, ZERO_DIGEST, node, tc_id)
-        return verify(public, sequential_preimage(bound, 0, ATTEST, digest), ui.signature)
+        return public.verify(sequential_preimage(bound, 0, ATTEST, digest), ui.signature)

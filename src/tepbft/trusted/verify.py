@@ -10,12 +10,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from nacl.exceptions import CryptoError
 from nacl.signing import VerifyKey
 
 from tepbft.core.configuration import Configuration
-from tepbft.trusted.keys import load_public, tc_id_of, verify
+from tepbft.trusted.keys import PublicKey, load_public, tc_id_of
 from tepbft.trusted.port import ATTEST, binding, preimage
 from tepbft.types import MAX_NODES, ZERO_DIGEST, NodeId
 
@@ -46,9 +45,9 @@ class MemberKeys:
 
     def __init__(self, bind: Callable[[int, bytes, NodeId, bytes], bytes]) -> None:
         self._bind = bind
-        self._found: dict[tuple[bytes, NodeId], tuple[EllipticCurvePublicKey, bytes] | None] = {}
+        self._found: dict[tuple[bytes, NodeId], tuple[PublicKey, bytes] | None] = {}
 
-    def find(self, cfg: Configuration, node: NodeId) -> tuple[EllipticCurvePublicKey, bytes] | None:
+    def find(self, cfg: Configuration, node: NodeId) -> tuple[PublicKey, bytes] | None:
         """Key and binding of the component of `node` in `cfg`; None if the table names no valid one."""
         place = (cfg.digest(), node)
         try:
@@ -56,7 +55,7 @@ class MemberKeys:
         except KeyError:
             return _remember(self._found, place, self._load(cfg, node))
 
-    def _load(self, cfg: Configuration, node: NodeId) -> tuple[EllipticCurvePublicKey, bytes] | None:
+    def _load(self, cfg: Configuration, node: NodeId) -> tuple[PublicKey, bytes] | None:
         if not 0 <= node < len(cfg.members):
             return None
         member = cfg.members[node]
@@ -91,7 +90,7 @@ class UiVerifier:
         if component is None:
             return False
         key, bound = component
-        return verify(key, preimage(bound, seq, statement, body), signature)
+        return key.verify(preimage(bound, seq, statement, body), signature)
 
     def signed(self, cfg: Configuration, node: NodeId, message: bytes, signature: bytes) -> bool:
         """True iff the host key of `node` in `cfg` signed `message` (Ed25519)."""
@@ -122,7 +121,7 @@ class UiVerifier:
         if public is None:
             return False
         bound = binding(self.chain_id, ATTEST_CFG, ZERO_DIGEST, node, tc_id)
-        return verify(public, preimage(bound, seq, ATTEST, digest), signature)
+        return public.verify(preimage(bound, seq, ATTEST, digest), signature)
 
 
 def _load_host(raw: bytes) -> VerifyKey | None:

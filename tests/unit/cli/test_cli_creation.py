@@ -98,6 +98,7 @@ def test_ports_do_not_overlap(cluster_root: Path) -> None:
         ({"nodes": 65}, "--nodes"),
         ({"protocol": "paxos"}, "--protocol"),
         ({"scheme": "rot13"}, "--scheme"),
+        ({"component_key": "rsa"}, "--component-key"),
         ({"clients": 0}, "--clients"),
         ({"host": ""}, "--host"),
         ({"app": "nothing"}, "application"),

@@ -73,7 +73,7 @@ def test_an_unknown_mode_is_refused() -> None:
 
 def test_keys_follow_from_the_seed() -> None:
     """I-24: a component's key is decided by seed, node and generation."""
-    numbers = {component_key(s, n, g).private_numbers().private_value
+    numbers = {component_key(s, n, g).secret()
                for s in (1, 2) for n in (0, 1) for g in (0, 1)}  # fmt: skip
     assert len(numbers) == 8
     assert derive(1, "a") == derive(1, "a") != derive(1, "b")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from tepbft.errors import TrustedRefusal
 from tepbft.trusted.hbusig import HbUsig
-from tepbft.trusted.keys import ComponentKey
+from tepbft.trusted.keys import fresh_key
 from tepbft.trusted.port import (
     COMMIT,
     NEW_VIEW,
@@ -259,8 +258,7 @@ def test_a_failing_signer_changes_nothing() -> None:
     def broken(message: bytes) -> bytes:
         raise OSError("no device")
 
-    key = ComponentKey.fresh().private
-    made = HbUsig(key, signer=broken)
+    made = HbUsig(fresh_key(), signer=broken)
     made.provision(CHAIN, 1, 0, CFG, 0, WINDOW)
     before = made.export_state()
     for request in EVERY_REQUEST:
@@ -269,11 +267,6 @@ def test_a_failing_signer_changes_nothing() -> None:
         with pytest.raises(OSError):
             made.call(request)
         assert made.export_state() == before
-
-
-def test_only_p256() -> None:
-    with pytest.raises(ValueError, match="P-256"):
-        HbUsig(ec.generate_private_key(ec.SECP384R1()))
 
 
 def test_state_survives_export_and_import_exactly() -> None:

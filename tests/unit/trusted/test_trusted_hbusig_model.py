@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from hashlib import sha256
 
-from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tepbft.trusted.hbusig import HbUsig
+from tepbft.trusted.keys import Secp256k1Key
 from tepbft.trusted.port import (
     ATTEST,
     CHECKPOINT,
@@ -44,7 +44,7 @@ from tepbft.trusted.sealing import SealRefused
 from tepbft.types import ZERO_DIGEST
 
 CHAIN, NODE, WINDOW = b"c" * 32, 2, 3
-KEY = ec.derive_private_key(424242, ec.SECP256R1())
+KEY = Secp256k1Key((424242).to_bytes(32, "big"))
 views = st.integers(0, 5)
 heights = st.integers(0, 8)
 kinds = st.sampled_from([PREPARE, COMMIT])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -11,7 +13,7 @@ from nacl.signing import SigningKey
 from tepbft.core.configuration import Configuration, Member
 from tepbft.core.verification import Verifier
 from tepbft.trusted.hbusig import HbUsig
-from tepbft.trusted.keys import tc_id_of
+from tepbft.trusted.keys import KINDS, KeyKind, tc_id_of
 from tepbft.trusted.port import (
     ATTEST,
     CHECKPOINT,
@@ -42,8 +44,11 @@ X, Y = b"x" * 32, b"y" * 32
 HOST_KEYS = [SigningKey(bytes([node]) * 32) for node in range(3)]
 
 
-def cluster(chain_id: bytes = CHAIN) -> tuple[Configuration, list[HbUsig]]:
-    components = [HbUsig.fresh() for _ in range(3)]
+def cluster(
+    chain_id: bytes = CHAIN, kinds: Sequence[KeyKind] = ("p256", "secp256k1", "p256")
+) -> tuple[Configuration, list[HbUsig]]:
+    """A configuration whose components have keys of these kinds."""
+    components = [HbUsig.fresh(kind=kind) for kind in kinds]
     members = tuple(
         Member(
             node=node,
@@ -68,8 +73,9 @@ def cluster(chain_id: bytes = CHAIN) -> tuple[Configuration, list[HbUsig]]:
 CLUSTER = cluster()
 
 
-def test_every_statement_verifies_as_itself_and_as_nothing_else() -> None:
-    cfg, components = cluster()
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_statement_verifies_as_itself_and_as_nothing_else(kind: KeyKind) -> None:
+    cfg, components = cluster(kinds=("p256", kind, "secp256k1"))
     verifier: Verifier = UiVerifier(CHAIN)
     made = components[1]
     statements: list[tuple[int, bytes, Ui | DepartureUi]] = []
@@ -101,8 +107,9 @@ def test_every_statement_verifies_as_itself_and_as_nothing_else() -> None:
             assert not verifier.ui(other, 1, answer.seq, kind, body, answer.signature)
 
 
-def test_the_key_comes_from_the_member_table_a09() -> None:
-    cfg, components = cluster()
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_key_comes_from_the_member_table_a09(kind: KeyKind) -> None:
+    cfg, components = cluster(kinds=(kind, "secp256k1", "p256"))
     ui = components[0].call(Order(PREPARE, 0, 1, X))
     assert isinstance(ui, Ui)
     verifier = UiVerifier(CHAIN)
@@ -112,7 +119,8 @@ def test_the_key_comes_from_the_member_table_a09() -> None:
         (cfg.members[1].tc_key, cfg.members[1].tc_id),
         (cfg.members[0].tc_key, bytes(16)),
         (b"", cfg.members[0].tc_id),
-        (cfg.members[0].tc_key[:33], cfg.members[0].tc_id),
+        (cfg.members[0].tc_key[:-1], cfg.members[0].tc_id),
+        (cfg.members[2].tc_key, cfg.members[2].tc_id),
     ):
         members = (msgspec.structs.replace(cfg.members[0], tc_key=tc_key, tc_id=tc_id), *cfg.members[1:])
         assert not verifier.ui(Configuration(0, 0, members), 0, ui.seq, PREPARE, body, ui.signature)
@@ -134,7 +142,9 @@ def test_hostile_bytes_never_raise(node: int, seq: int, kind: int, body: bytes, 
     assert not verifier.attested(body, signature[:16], node, seq, body[:32], signature)
 
 
-@pytest.mark.parametrize("key", [b"", b"\x04" * 65, b"\x02" + bytes(32), bytes(65)])
+@pytest.mark.parametrize(
+    "key", [b"", b"\x04" * 65, b"\x02" + bytes(32), bytes(65), b"\x03" + b"\xff" * 32, b"\x05" + bytes(32)]
+)
 def test_bad_points_do_not_verify(key: bytes) -> None:
     assert not UiVerifier(CHAIN).attested(key, tc_id_of(key), 0, 1, X, bytes(70))
 
@@ -151,8 +161,9 @@ def test_signed_is_by_the_host_key() -> None:
         assert not verifier.signed(Configuration(0, 0, members), 0, b"hello", signature)
 
 
-def test_attestation_by_a_component_that_is_no_member() -> None:
-    made = HbUsig.fresh()
+@pytest.mark.parametrize("kind", KINDS)
+def test_attestation_by_a_component_that_is_no_member(kind: KeyKind) -> None:
+    made = HbUsig.fresh(kind=kind)
     made.provision(CHAIN, 2, 5, X, 70, 8)
     identity = made.identity()
     ui = made.call(Attest(Y))
