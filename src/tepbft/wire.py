@@ -62,6 +62,12 @@ def frame(data: bytes) -> bytes:
     return LENGTH.pack(len(data)) + data
 
 
+def tag_of(data: bytes) -> int:
+    """The tag of a message that has not been decoded; -1 if there is none where it should be. A hint: only
+    `Codec.decode` says what the message is."""
+    return data[1] if len(data) > 1 and 0x91 <= data[0] <= 0x9F and data[1] < 0x80 else -1
+
+
 # --- the client port --------------------------------------------------------------------------
 
 

@@ -186,7 +186,7 @@ class Parameters(Struct, frozen=True, forbid_unknown_fields=True):
 
     window: int = 32
     """BL: blocks in flight above the stable checkpoint, 1..256, at least 2K."""
-    checkpoint_interval: int = 8
+    checkpoint_interval: int = 16
     """K."""
     snapshot_interval: int = 4096
     """Blocks between snapshots; a multiple of K."""

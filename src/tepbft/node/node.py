@@ -156,6 +156,8 @@ class Node:
 
     def step(self, event: Event, now_ms: int) -> Effects:
         """One event in, everything that follows from it out. Never raises for what others did."""
+        if type(event) is PeerMessage and self.replica.is_late(event.message):
+            return Effects()
         out = self._begin(now_ms)
         match event:
             case PeerMessage():
@@ -372,6 +374,11 @@ class Node:
             self._more,
             self._pressed,
         )
+
+    def undecided(self) -> bool:
+        """Whether a vote of a peer may matter now. While it cannot, those that come need not be looked at
+        before something else happens."""
+        return self.replica.undecided()
 
     def wake_at_ms(self) -> Millis | None:
         """When a block is due by time alone: whoever runs the node lets it know then, with a `Tick`. None

@@ -36,13 +36,13 @@ class Source:
         self._pause = pause
         self._resume = resume
 
-    def put(self, items: list[Any], sizes: int) -> None:
-        """Queue items that are `sizes` bytes together."""
+    def put(self, items: list[Any], sizes: int, *, urgent: bool = True) -> None:
+        """Queue items that are `sizes` bytes together. What is not urgent waits for something that is."""
         if not items or self.closed:
             return
         share = sizes // len(items) + ITEM_OVERHEAD_BYTES
         self.items.extend([(item, share) for item in items])
-        self._inbox.added(self, share * len(items))
+        self._inbox.added(self, share * len(items), urgent)
 
     def close(self, *, discard: bool) -> None:
         """No more will come. What is queued is still worked off unless `discard`."""
@@ -79,6 +79,8 @@ class Inbox:
     def __init__(self, source_bytes: int, kind_bytes: int | None = None) -> None:
         self.source_bytes = source_bytes
         self.wake: Callable[[], None] = lambda: None
+        self.votes_wanted = True
+        """False while votes say nothing: they are not urgent then. Whoever empties this knows."""
         self._rings = {kind: _Ring(kind_bytes or 16 * source_bytes) for kind in KINDS}
         self._turn: deque[Kind] = deque(KINDS)
 
@@ -139,7 +141,7 @@ class Inbox:
             ring.held.pop(source, None)
             source.release()
 
-    def added(self, source: Source, size: int) -> None:
+    def added(self, source: Source, size: int, urgent: bool) -> None:
         """Bookkeeping of `Source.put`."""
         ring = self._rings[source.kind]
         if source.bytes == 0:
@@ -149,7 +151,8 @@ class Inbox:
         if source.bytes > self.source_bytes or ring.bytes > ring.bound_bytes:
             ring.held[source] = None
             source.hold()
-        self.wake()
+        if urgent or source.paused:
+            self.wake()
 
     def removed(self, source: Source, *, discard: bool) -> None:
         """Bookkeeping of `Source.close`."""

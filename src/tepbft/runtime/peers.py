@@ -14,7 +14,7 @@ import contextlib
 import random
 import socket
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol
 
@@ -28,7 +28,7 @@ from tepbft.runtime.tls import TlsContexts, peer_digest
 from tepbft.runtime.traffic import Traffic
 from tepbft.runtime.transport import Budget, FrameProtocol, Listener, Outgoing, tune
 from tepbft.types import MAX_FRAME_BYTES, Digest, NodeId, NodeIndex
-from tepbft.wire import Codec, encode, frame
+from tepbft.wire import Codec, encode, frame, tag_of
 
 LINK_VERSION = 1
 HELLO_BYTES = 256
@@ -128,7 +128,9 @@ class _Accepted(FrameProtocol):
             self._welcome()
             frames = frames[1:]
         if self._source is not None:
-            self._source.put(frames, sum(map(len, frames)))
+            network = self.network
+            urgent = network.inbox.votes_wanted or not all(tag_of(found) in network.votes for found in frames)
+            self._source.put(frames, sum(map(len, frames)), urgent=urgent)
         return None
 
     def refused(self, code: str, detail: str) -> None:
@@ -289,6 +291,7 @@ class PeerLink:
 class PeerNetwork:
     """All links of one node. Give it a bound, listening socket.
 
+    `votes` are the tags of messages that are not urgent while everything is decided.
     `addresses` are (host, port) by node, where one is to be dialled elsewhere than its member entry says.
     """
 
@@ -300,6 +303,7 @@ class PeerNetwork:
         members: Sequence[Member],
         contexts: TlsContexts,
         codec: MessageCodec,
+        votes: Container[int],
         sock: socket.socket,
         inbox: Inbox,
         traffic: Traffic,
@@ -324,6 +328,7 @@ class PeerNetwork:
             for m in members
             if m.node != me
         }
+        self.votes = votes
         self._codec = codec
         self._tasks: list[asyncio.Task[None]] = []
         self.listener = Listener(

@@ -27,7 +27,7 @@ from tepbft.crypto.node_key import NodeKey
 from tepbft.errors import TepbftError, TrustedRefusal
 from tepbft.execution.loader import load_application
 from tepbft.node.node import Node
-from tepbft.protocols.tep.messages import codec
+from tepbft.protocols.tep.messages import VOTES, codec
 from tepbft.rpc.app import create_app
 from tepbft.rpc.server import HttpServer
 from tepbft.runtime.bridge import Bridge
@@ -319,6 +319,7 @@ async def serve(parts: Parts, core: Core, sockets: Sockets) -> int:
         members=genesis.members,
         contexts=parts.credentials.contexts,
         codec=codec,
+        votes=VOTES,
         sock=sockets.peer,
         inbox=inbox,
         traffic=traffic,

@@ -169,6 +169,7 @@ class Shell:
             await asyncio.sleep(0)
             return
         self._utilisation.waits(self._clock.now_ms())
+        self._inbox.votes_wanted = self.core.node.undecided()
         await self._pause(self._idle_s())
         self._utilisation.works(self._clock.now_ms())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+import msgspec
 import pytest
 
 from support.byzantine import A, B, C, deliver, put
@@ -12,7 +13,7 @@ from support.world import World
 from tepbft.core.block import Request, encode_body
 from tepbft.core.events import ClientRequests, ConnectionClosed, PeerMessage, Tick
 from tepbft.core.options import NodeOptions
-from tepbft.protocols.tep.messages import Forward, Message, Status
+from tepbft.protocols.tep.messages import Commit, Forward, Message, Status
 from tepbft.types import ConnectionId
 from tepbft.wire import encode
 
@@ -222,3 +223,42 @@ def test_encoding_of_a_request_in_a_block_is_the_clients_own() -> None:
     stored = world.hosts[C].store.block(1)
     assert stored is not None and stored.block.body == encode_body([request])
     assert encode(request) in stored.block.body
+
+
+def test_a_vote_for_what_is_final_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ADR 0010: late votes are most of what arrives, and are dropped at the door, without a fault."""
+    world = World(5)
+    votes: list[PeerMessage] = []
+
+    def note(sender: int, to: int, message: Message) -> bool:
+        if isinstance(message, Commit) and to == B:
+            votes.append(PeerMessage(sender, message))
+        return True
+
+    world.filters.append(note)
+    work(world, 1, "x")
+    world.run(1000)
+    node = world.node(B)
+    assert len(votes) >= 3 and not node.undecided()
+    before = dict(node.counters)
+    monkeypatch.setattr(node, "_begin", None)  # nothing behind the door is reached
+    for event in votes:
+        assert not node.step(event, world.now)
+        forged = msgspec.structs.replace(event.message, signature=b"x")
+        assert not node.step(PeerMessage(event.sender, forged), world.now)
+    assert node.counters == before
+
+
+def test_something_is_undecided_from_a_proposal_to_its_execution() -> None:
+    """So long votes are looked at as they come."""
+    world = World(5)
+    client = world.clients[0]
+    node = world.node(B)
+    assert not node.undecided()
+    world.filters.append(lambda sender, to, message: not isinstance(message, Commit))
+    client.submit(put("x"))
+    world.run(100)
+    assert node.undecided()
+    world.filters.clear()
+    world.run(3000)
+    assert not node.undecided() and node.state.executed == 1

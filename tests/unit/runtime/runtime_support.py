@@ -111,6 +111,7 @@ class Cluster:
         queue_bytes: int = 32 << 20,
         inbox_bytes: int = 1 << 20,
         members: list[Member] | None = None,
+        votes: tuple[int, ...] = (),
     ) -> PeerNetwork:
         """The network of one node, not started."""
         sock = self.sockets[number]
@@ -123,6 +124,7 @@ class Cluster:
             members=members or self.members(),
             contexts=(party or self.parties[number]).contexts(anchors or anchors_of(self.parties)),
             codec=note_codec,
+            votes=votes,
             sock=sock,
             inbox=inbox,
             traffic=Traffic(),

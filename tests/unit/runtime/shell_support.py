@@ -88,6 +88,7 @@ class FakeNode:
         self.outcomes: dict[tuple[bytes, int, int], tuple[int, Receipt]] = {}
         self.phase, self.heals, self.verdict = "active", True, "works"
         self.seal_at_ms: int | None = None
+        self.open = True
 
     def start(self, now_ms: int, wall_ms: int) -> Effects:
         self.log.append(("start", None))
@@ -99,6 +100,9 @@ class FakeNode:
 
     def wake_at_ms(self) -> int | None:
         return self.seal_at_ms
+
+    def undecided(self) -> bool:
+        return self.open
 
     def status(self, now_ms: int) -> NodeStatus:
         return NodeStatus(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tepbft.runtime.inbox import ITEM_OVERHEAD_BYTES, TURN_ITEMS, Inbox
 from tepbft.runtime.transport import Budget, FrameProtocol, Outgoing
-from tepbft.wire import LENGTH, frame
+from tepbft.wire import LENGTH, Welcome, encode, frame, tag_of
 
 
 class Receiver(FrameProtocol):
@@ -198,3 +198,41 @@ def test_a_closed_source_is_worked_off_or_forgotten() -> None:
     assert inbox.bytes_of("client") == 0
     client.put([b"late"], 4)
     assert not inbox
+
+
+def test_what_is_not_urgent_waits_for_something_that_is() -> None:
+    """Late votes do not wake a node; it takes them when it wakes for something else."""
+    inbox = Inbox(10_000)
+    woken: list[int] = []
+    inbox.wake = lambda: woken.append(1)
+    source = inbox.source("peer", 1)
+    source.put([b"late"] * 3, 12, urgent=False)
+    assert not woken and inbox
+    source.put([b"news"], 4)
+    assert woken == [1]
+    assert [item for _, item in inbox.take(10)] == [b"late"] * 3 + [b"news"]
+
+
+def test_a_flood_of_what_is_not_urgent_wakes_a_node_once_it_has_to_stop_reading() -> None:
+    inbox = Inbox(10_000)
+    woken: list[int] = []
+    inbox.wake = lambda: woken.append(1)
+    source = inbox.source("peer", 1)
+    for _ in range(3):
+        source.put([b"x" * 4000], 4000, urgent=False)
+    assert source.paused and woken == [1]
+
+
+def test_the_tag_of_a_message_is_seen_without_decoding_it() -> None:
+    """A hint, for whatever bytes."""
+    assert tag_of(encode(Welcome(bytes(32), 0, 0, 0))) == 1
+    for other in (
+        b"",
+        b"\x92",
+        b"\x90\x02",
+        b"\x92\xcc\x02",
+        b"\x82\x02\x03",
+        b"\xdc\x00\x02\x02",
+        b"\x01\x02",
+    ):
+        assert tag_of(other) == -1

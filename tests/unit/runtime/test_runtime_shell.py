@@ -238,6 +238,18 @@ async def test_a_full_disk_in_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     assert await task == 0
 
 
+async def test_votes_are_urgent_only_while_something_is_undecided() -> None:
+    world = World(lambda event: None)
+    world.node.open = False
+    task = asyncio.create_task(world.shell.run())
+    await until(lambda: not world.inbox.votes_wanted)
+    world.node.open = True
+    peer_messages(world, b"a proposal")
+    await until(lambda: world.inbox.votes_wanted)
+    world.shell.stop()
+    assert await task == 0
+
+
 async def test_malformed_input_stops_at_the_shell() -> None:
     world = World(lambda event: None)
     peer_messages(world, b"bad", b"good")

@@ -254,6 +254,8 @@ Message: TypeAlias = (
     | FetchOffer
 )
 codec: Codec[Message] = Codec(Message)
+VOTES = (2,)
+"""Tags of messages that say nothing to a replica for which everything is decided."""
 
 # --- signed bytes -----------------------------------------------------------------------------
 

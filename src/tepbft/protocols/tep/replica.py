@@ -185,6 +185,26 @@ class Replica:
         """This node's operator signed for its new trusted component."""
         barrier.request_admission(self.state, change)
 
+    # --- votes that come too late ---
+
+    def is_late(self, message: Message) -> bool:
+        """A vote for what is final here. It is dropped (ADR 0010), and so are two in three of all votes
+        that five nodes exchange."""
+        s = self.state
+        if type(message) is not Commit or message.cfg != s.cfg.number:
+            return False
+        height = message.head.height
+        if height <= s.stable_height:
+            return True
+        slot = s.slots.get(height)
+        return slot is not None and slot.certificate is not None
+
+    def undecided(self) -> bool:
+        """Whether a vote may matter now: something was proposed that is not executed, or views change."""
+        s = self.state
+        executed = s.executed
+        return not s.active or any(height > executed for height in s.slots)
+
     # --- proposing ---
 
     def may_propose(self) -> bool:
