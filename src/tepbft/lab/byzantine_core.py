@@ -99,6 +99,10 @@ class Byzantine:
         """Where the node within stands."""
         return self.node.status(now_ms)
 
+    def undecided(self) -> bool:
+        """Whether votes matter to the node within."""
+        return self.node.undecided()
+
     def wake_at_ms(self) -> int | None:
         """When the node within wants a tick."""
         return self.node.wake_at_ms()

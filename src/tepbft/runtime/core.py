@@ -32,6 +32,10 @@ class NodeCore(Protocol):
         """Take one event."""
         ...
 
+    def undecided(self) -> bool:
+        """Whether votes of peers may matter now."""
+        ...
+
     def wake_at_ms(self) -> int | None:
         """When it wants a `Tick` earlier than it would come anyway."""
         ...
