@@ -22,7 +22,6 @@ import msgspec
 import structlog
 
 from tepbft.core.configuration import Configuration, Genesis, Member, decode_genesis
-from tepbft.core.options import NodeOptions
 from tepbft.crypto.node_key import NodeKey
 from tepbft.errors import TepbftError, TrustedRefusal
 from tepbft.execution.loader import load_application
@@ -41,7 +40,7 @@ from tepbft.runtime.logs import configure_logs
 from tepbft.runtime.metrics import Metrics
 from tepbft.runtime.peers import PeerNetwork
 from tepbft.runtime.readmission import Readmission
-from tepbft.runtime.settings import NodeSettings, load_settings, peer_addresses, status_interval_ms
+from tepbft.runtime.settings import NodeSettings, load_settings, node_options, peer_addresses
 from tepbft.runtime.shell import Shell
 from tepbft.runtime.tls import TlsContexts, certificate_digest, make_contexts
 from tepbft.runtime.traffic import Traffic
@@ -251,20 +250,6 @@ def check_component(
 # --- wiring -----------------------------------------------------------------------------------
 
 
-def node_options(settings: NodeSettings, nodes: int) -> NodeOptions:
-    """The settings that the node core takes, in a cluster of so many nodes."""
-    return NodeOptions(
-        t_request_ms=settings.t_request_ms,
-        t_view_change_ms=settings.t_view_change_ms,
-        t_max_ms=settings.t_max_ms,
-        t_status_ms=status_interval_ms(settings, nodes),
-        t_retransmit_ms=settings.t_retransmit_ms,
-        in_flight_blocks=settings.in_flight_blocks,
-        max_wait_ms=settings.max_wait_ms,
-        pool_requests=settings.pool_requests,
-    )
-
-
 @dataclass(frozen=True)
 class Parts:
     """What a node is made of, once everything on disk has been checked."""
@@ -301,6 +286,24 @@ class Parts:
         return Core(self.wrap(node), store, device, identity)
 
 
+def _network(parts: Parts, sock: socket.socket, inbox: Inbox, traffic: Traffic) -> PeerNetwork:
+    genesis, settings = parts.genesis, parts.settings
+    return PeerNetwork(
+        me=settings.node,
+        chain_id=genesis.chain_id,
+        members=genesis.members,
+        contexts=parts.credentials.contexts,
+        codec=codec,
+        votes=VOTES,
+        sock=sock,
+        inbox=inbox,
+        traffic=traffic,
+        queue_bytes=settings.peer_queue_bytes,
+        handshake_timeout_ms=settings.handshake_timeout_ms,
+        addresses=peer_addresses(settings),
+    )
+
+
 async def serve(parts: Parts, core: Core, sockets: Sockets) -> int:
     """Run until a signal; the exit code."""
     genesis, settings = parts.genesis, parts.settings
@@ -313,20 +316,7 @@ async def serve(parts: Parts, core: Core, sockets: Sockets) -> int:
     traffic = Traffic()
     metrics = Metrics()
     bridge = Bridge(inbox, next_number, settings.http_waiters)
-    network = PeerNetwork(
-        me=settings.node,
-        chain_id=genesis.chain_id,
-        members=genesis.members,
-        contexts=parts.credentials.contexts,
-        codec=codec,
-        votes=VOTES,
-        sock=sockets.peer,
-        inbox=inbox,
-        traffic=traffic,
-        queue_bytes=settings.peer_queue_bytes,
-        handshake_timeout_ms=settings.handshake_timeout_ms,
-        addresses=peer_addresses(settings),
-    )
+    network = _network(parts, sockets.peer, inbox, traffic)
     clients = ClientPort(
         chain_id=genesis.chain_id,
         context=parts.credentials.contexts.client_server,

@@ -19,6 +19,7 @@ import msgspec
 import tomli_w
 from msgspec import Meta, Struct
 
+from tepbft.core.options import NodeOptions
 from tepbft.errors import TepbftError
 from tepbft.types import MAX_BLOCK_REQUESTS, MAX_FRAME_BYTES, MAX_NODES, MAX_WINDOW, NodeId
 
@@ -209,6 +210,20 @@ def parse_address(text: str) -> tuple[str, int]:
     if not 1 <= int(port) <= 65_535:
         raise ValueError(f"the port in {text!r} is outside 1..65535")
     return host, int(port)
+
+
+def node_options(settings: NodeSettings, nodes: int) -> NodeOptions:
+    """The settings that the node core takes, in a cluster of so many nodes."""
+    return NodeOptions(
+        t_request_ms=settings.t_request_ms,
+        t_view_change_ms=settings.t_view_change_ms,
+        t_max_ms=settings.t_max_ms,
+        t_status_ms=status_interval_ms(settings, nodes),
+        t_retransmit_ms=settings.t_retransmit_ms,
+        in_flight_blocks=settings.in_flight_blocks,
+        max_wait_ms=settings.max_wait_ms,
+        pool_requests=settings.pool_requests,
+    )
 
 
 def peer_addresses(settings: NodeSettings) -> dict[NodeId, tuple[str, int]]:

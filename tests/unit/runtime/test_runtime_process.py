@@ -24,7 +24,7 @@ from tepbft.errors import TepbftError
 from tepbft.runtime import process
 from tepbft.runtime.launcher import Launcher
 from tepbft.runtime.layout import NodeLayout, write_secret
-from tepbft.runtime.settings import NodeSettings, dump_settings
+from tepbft.runtime.settings import NodeSettings, dump_settings, node_options
 from tepbft.runtime.transport import bind
 from tepbft.trusted.client import device_pid, stop_device
 from tepbft.trusted.port import Identity
@@ -175,8 +175,8 @@ def test_a_port_in_use_leaves_nothing_open(folder: Folder) -> None:
 
 def test_every_option_of_the_node_core_has_its_setting() -> None:
     settings = NodeSettings(node=0)
-    assert process.node_options(settings, 3) == NodeOptions()
-    assert process.node_options(settings, 9).t_status_ms == 500
+    assert node_options(settings, 3) == NodeOptions()
+    assert node_options(settings, 9).t_status_ms == 500
 
 
 def test_the_command_says_what_is_wrong(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
