@@ -253,7 +253,7 @@ class Shell:
             for send in effects.announce:
                 self._network.send(send.to, send.message)
             effects.announce = []
-            self._announced = bool(effects.persist or effects.store)
+            self._announced = bool(effects.persist or effects.store) and effects.must_force()
 
     # --- effects, in their order --------------------------------------------------------------
 

@@ -128,6 +128,14 @@ async def test_what_the_component_signed_does_not_wait_for_the_next_append() -> 
     assert [type(event) for event in world.node.events[:3]] == [PeerMessage, TcAnswered, PeerMessage]
 
 
+async def test_a_vote_and_the_outcome_that_it_brings_about_leave_together() -> None:
+    """With f = 1: the outcome is only written, so that nothing would keep the vote waiting (ADR 0022)."""
+    world = World(on_messages({b"a": outcome(1, announce=[Send((1, 2), "vote")])}))
+    peer_messages(world, b"a")
+    world.shell.turn()
+    assert world.kinds() == ["send", "write", "reply"]
+
+
 async def test_an_announcement_with_nothing_to_store_holds_up_nothing() -> None:
     vote = Effects(announce=[Send((1, 2), "vote")], replies=[Reply(ConnectionId(5), 9, [])])
     world = World(on_messages({b"a": vote, b"b": effects(2, store=[], certify=[])}))
