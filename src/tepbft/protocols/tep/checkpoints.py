@@ -14,7 +14,7 @@ from tepbft.protocols.tep.messages import Checkpoint, Stable
 from tepbft.protocols.tep.state import State
 from tepbft.storage.port import StableRecord
 from tepbft.trusted.port import CHECKPOINT, AdvanceFloor, Refused, SignCheckpoint, Ui, numbered_body
-from tepbft.types import NodeId
+from tepbft.types import Height, NodeId
 
 
 def after_execution(s: State, header: Header, kind: int) -> None:
@@ -23,9 +23,22 @@ def after_execution(s: State, header: Header, kind: int) -> None:
     if header.height <= s.stable_height:
         if header.height == s.stable_height:
             _reconcile(s, header)
+        else:
+            _release(s, header.height)
         return
     if header.height % s.parameters.checkpoint_interval == 0 or kind == CONFIG:
         _sign(s, header)
+
+
+def _release(s: State, height: Height) -> None:
+    """This replica catches up: the block is in its ledger now, and need not be held as well until the stable
+    height is reached, which may be thousands of blocks away (I-17)."""
+    slot = s.slots[height]
+    for digest in slot.bodies:
+        s.host.dropped(digest)
+        s.wanted.pop(digest, None)
+    slot.bodies.clear()
+    slot.waiting = None  # nobody needs a vote for it any more
 
 
 def _sign(s: State, header: Header) -> None:

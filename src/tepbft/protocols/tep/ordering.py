@@ -314,10 +314,17 @@ def on_final(s: State, sender: NodeId, message: Final) -> None:
 
 
 def executable(s: State, height: Height) -> Slot | None:
-    """The slot at `height` if it is final and its body is here."""
+    """The slot at `height` if it is final and its body is here, or in the ledger: this replica may have to
+    execute a block again that it held no more."""
     slot = s.slots.get(height)
-    if slot is None or slot.certificate is None or slot.certificate.digest not in slot.bodies:
+    if slot is None or slot.certificate is None:
         return None
+    digest = slot.certificate.digest
+    if digest not in slot.bodies:
+        stored = s.store.block(height) if digest in slot.recorded else None
+        if stored is None or stored.certificate.digest != digest:
+            return None
+        slot.bodies[digest] = stored.block
     return slot
 
 

@@ -30,7 +30,11 @@ class BoundedMemory(Checker):
         views = MAX_PENDING_VIEWS + 2
         installed = host.disk.store._installed
         lead = max(0, s.executed - s.stable_height)  # executed by certificates, stability still to come
-        self._limit(host, "slots", len(s.slots), 5 * window + abs(s.stable_height - s.executed) + 32)
+        behind = abs(s.stable_height - s.executed) + max(0, s.stable_height - installed)
+        self._limit(host, "slots", len(s.slots), 5 * window + behind + 32)
+        done = min(s.stable_height, s.executed)
+        kept = sum(1 for slot in s.slots.values() if slot.height <= done and slot.bodies)
+        self._limit(host, "bodies of executed blocks below stability", kept, 0)
         for slot in s.slots.values():
             self._limit(host, "vote sets of a slot", len(slot.votes), MAX_VOTE_SETS)
             self._limit(host, "heads of a slot", len(slot.heads), 3 * MAX_VOTE_SETS)

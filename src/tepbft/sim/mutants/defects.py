@@ -117,6 +117,9 @@ PERSIST_AFTER_CERTIFY: Changes = (
 OUTCOMES_AFTER_CERTIFY: Changes = (
     edit(Effects.must_force, ("if self.certify or self.store:", "if self.store:")),
 )
+LAGGARD_HOLDS_BODIES: Changes = (
+    edit(checkpoints.after_execution, ("            _release(s, header.height)\n", "            pass\n")),
+)
 PARENT_IN_PROPOSAL: Changes = (
     edit(
         Node._seal,

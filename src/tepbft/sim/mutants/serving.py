@@ -176,6 +176,13 @@ SERVING: tuple[Mutant, ...] = (
         world=tuned(byzantine=(2,)),
     ),
     Mutant(
+        "laggard_holds_bodies",
+        "I-17",
+        "a replica that catches up holds every block until it has reached the stable height",
+        defects.LAGGARD_HOLDS_BODIES,
+        profile="crashes",
+    ),
+    Mutant(
         "no_catch_up",
         "I-23",
         "a replica that missed blocks does not ask for them, and nobody pushes them (A3.5)",
