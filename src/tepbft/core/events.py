@@ -1,11 +1,13 @@
 """One door in, one value out: the events a node takes and the effects it returns.
 
-Effects state their order: `persist` is durable before anything in `certify` is
-asked of the trusted component, and before anything in `send` or `replies` leaves
-(outcomes of blocks need only be written before a reply, see `Effects.must_force`).
-What the trusted component answers comes back in as `TcAnswered`; messages that
-need its signature are sent by that later step. A crash between any two of these
-ends in a retransmission, never in a lost promise.
+Effects state their order: `persist` is written before anything in `certify` is
+asked of the trusted component, and on the disk before its answers come back and
+before anything in `send` or `replies` leaves (outcomes of blocks need only be
+written before a reply, see `Effects.must_force`). A component that outlives its
+host's power is asked only once it is on the disk (ADR 0023). What it answers
+comes back in as `TcAnswered`; messages that need its signature are sent by that
+later step. A crash between any two of these ends in a retransmission, never in a
+lost promise.
 """
 
 from __future__ import annotations
@@ -172,7 +174,8 @@ class Effects:
 
     def must_force(self) -> bool:
         """Whether what is to be persisted has to be on the disk before the rest is done: all but outcomes
-        that neither the trusted component nor the state depends on (ADR 0022)."""
+        that neither the trusted component nor the state depends on (ADR 0022). Where only the component
+        depends on it, it may work meanwhile (ADR 0023)."""
         if self.certify or self.store:
             return True
         return not all(isinstance(record, OUTCOMES) for record in self.persist)

@@ -10,11 +10,18 @@ from collections.abc import Sequence
 import msgspec
 
 from tepbft.core.admission import AdmissionRule, config_block
-from tepbft.core.block import CONFIG
-from tepbft.core.configuration import Configuration, check_replace, decode_replace, next_configuration
+from tepbft.core.block import CONFIG, genesis_header
+from tepbft.core.configuration import (
+    Configuration,
+    Genesis,
+    check_replace,
+    decode_replace,
+    next_configuration,
+)
 from tepbft.core.verification import Verifier, check_checkpoint_certificate
 from tepbft.errors import PeerFault
 from tepbft.storage.port import ChainStore
+from tepbft.types import ZERO_DIGEST
 from tepbft.wire import ConfigLink
 
 
@@ -84,3 +91,16 @@ def stored_link(store: ChainStore, following: Configuration) -> ConfigLink | Non
             return ConfigLink(block.cfg, block.height, block.ts, block.body, header, certificate)
     recorded = store.link(following.number)
     return msgspec.msgpack.decode(recorded, type=ConfigLink) if recorded is not None else None
+
+
+def floor_digest(genesis: Genesis, cfg: Configuration, store: ChainStore) -> bytes:
+    """cp_hash at the floor of `cfg`: that of the header which the chain begins with, or of the barrier as
+    this node executed it or, if a snapshot took it across, as the link into `cfg` proved it."""
+    found = store.stable_at_or_above(cfg.floor)
+    if found is not None and found[0].height == cfg.floor:
+        return found[0].digest
+    link = stored_link(store, cfg) if cfg.number else None
+    if link is not None:
+        return link.header.digest()
+    root = genesis.recovered.snapshot_root if genesis.recovered else ZERO_DIGEST
+    return genesis_header(genesis.chain_id, cfg.floor, root).digest()

@@ -22,8 +22,11 @@ from tepbft.trusted.port import Identity, TcAnswer, TcRequest
 class InsideDevice:
     """What a connection to a component does (`runtime.core.Device`), without a connection."""
 
+    outlives_host = False
+
     def __init__(self, component: HbUsig) -> None:
         self._component = component
+        self._answers: list[TcAnswer] = []
 
     def identity(self) -> Identity:
         """Who it is."""
@@ -39,9 +42,13 @@ class InsideDevice:
         """Carry out one request."""
         return self._component.call(request)
 
-    def call_many(self, requests: list[TcRequest]) -> list[TcAnswer]:
+    def ask(self, requests: list[TcRequest]) -> None:
         """Carry out requests in order."""
-        return [self._component.call(request) for request in requests]
+        self._answers = [self._component.call(request) for request in requests]
+
+    def answers(self) -> list[TcAnswer]:
+        """What came of them."""
+        return self._answers
 
     def close(self) -> None:
         """The component ends with the process."""

@@ -34,6 +34,7 @@ from tepbft.core.events import (
     TcAnswered,
     Tick,
 )
+from tepbft.core.links import floor_digest
 from tepbft.core.options import NodeOptions
 from tepbft.core.requests import Run, body_of, request_digests, runs
 from tepbft.core.verification import NodeSigner, Verifier
@@ -122,7 +123,7 @@ class Node:
             host=self.ledger,
             store=store,
             head=head,
-            floor_digest=_floor_digest(current, self.chain_id, store),
+            floor_digest=floor_digest(genesis, current, store),
         )
         for cfg in configurations:
             self.state.history[cfg.number] = cfg
@@ -418,14 +419,6 @@ def _configurations(genesis: Genesis, store: ChainStore) -> list[Configuration]:
     for data in store.configurations():
         found.append(msgspec.msgpack.decode(data, type=Configuration))
     return found
-
-
-def _floor_digest(cfg: Configuration, chain_id: bytes, store: ChainStore) -> bytes:
-    """cp_hash at the configuration's floor: the genesis header's, or the certified barrier's."""
-    found = store.stable_at_or_above(cfg.floor)
-    if found is not None and found[0].height == cfg.floor:
-        return found[0].digest
-    return genesis_header(chain_id, cfg.floor).digest()
 
 
 def _known_headers(recovered: Recovered) -> dict[Height, Header]:

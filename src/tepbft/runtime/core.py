@@ -57,6 +57,12 @@ class Device(Protocol):
     """The connection to the trusted component (`trusted.client.DeviceClient`). Every method raises
     one of `shell.DEVICE_ERRORS` when the component is gone."""
 
+    @property
+    def outlives_host(self) -> bool:
+        """Whether it keeps its registers when the power fails: it is asked only for what is on the disk
+        then. One that is lost with what was only written may sign while the disk works (ADR 0023)."""
+        ...
+
     def identity(self) -> Identity:
         """Who it is."""
         ...
@@ -71,8 +77,12 @@ class Device(Protocol):
         """Carry out one request."""
         ...
 
-    def call_many(self, requests: list[TcRequest]) -> list[TcAnswer]:
-        """Carry out requests in order; as many answers in the same order."""
+    def ask(self, requests: list[TcRequest]) -> None:
+        """Hand over requests; `answers` is called next."""
+        ...
+
+    def answers(self) -> list[TcAnswer]:
+        """The answers to what was asked, as many and in the same order."""
         ...
 
     def close(self) -> None:

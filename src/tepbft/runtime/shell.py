@@ -124,6 +124,8 @@ class Shell:
         self._probe_ms = 0
         self._tick_at_ms = 0
         self._floor: list[TcRequest] = []
+        """Moving the floor alone is not worth a call: it goes in front of the next one, which finds it
+        where it must be. Held back it hurts nobody, a lower floor only attests to more (A2, V3)."""
         self._stop = asyncio.Event()
         self._wake = asyncio.Event()
         self._alarm: asyncio.TimerHandle | None = None
@@ -263,21 +265,24 @@ class Shell:
         to be announced was announced before this, or is now."""
         effects, node = self._effects, self.core.node
         self._announce()
+        asks = any(not isinstance(request, AdvanceFloor) for request in effects.certify)
         if effects.persist:
             began_s = time.perf_counter()
-            self.core.store.append(effects.persist, forced=effects.must_force())
+            while_asking = asks and not effects.store
+            self.core.store.append(effects.persist, forced=effects.must_force() and not while_asking)
             self._metrics.append_seconds.observe(time.perf_counter() - began_s)
             effects.persist = []
-        elif effects.certify or effects.store:
+        elif effects.store:
             self.core.store.force()
         while effects.store:
             self._store(effects.store[0])
             del effects.store[0]
         self._effects = Effects()
-        if effects.certify:
-            requests = self._with_floor(effects.certify)
-            if requests and not self._certify(requests):
+        if asks:
+            if not self._certify(self._floor + effects.certify):
                 return
+        elif effects.certify:
+            self._floor = effects.certify[-1:]
         for send in effects.send:
             self._network.send(send.to, send.message)
         if effects.replies:
@@ -303,19 +308,21 @@ class Shell:
             case _:
                 assert_never(effect)
 
-    def _with_floor(self, requests: list[TcRequest]) -> list[TcRequest]:
-        """Moving the floor alone is not worth a call: it goes in front of the next one, which finds it
-        where it must be. Held back it hurts nobody, a lower floor only attests to more (A2, V3)."""
-        if all(isinstance(request, AdvanceFloor) for request in requests):
-            self._floor = requests[-1:]
-            return []
-        held, self._floor = self._floor, []
-        return held + requests
-
     def _certify(self, requests: list[TcRequest]) -> bool:
-        """False if the trusted component is gone: nothing that could depend on it leaves."""
+        """False if the trusted component is gone: nothing that could depend on it leaves. What it is asked
+        for is on the disk before its answers count, and before it is asked if it outlives the host."""
+        device, store = self.core.device, self.core.store
+        self._floor = []
+        if device.outlives_host:
+            store.force()
         try:
-            answers = self.core.device.call_many(requests)
+            device.ask(requests)
+        except DEVICE_ERRORS as error:
+            self._lose(error)
+            return False
+        store.force()
+        try:
+            answers = device.answers()
         except DEVICE_ERRORS as error:
             self._lose(error)
             return False
@@ -382,7 +389,9 @@ class Shell:
         self.work()
 
     def _lose(self, error: BaseException) -> None:
-        """The component is gone: this node says nothing more until it has one again."""
+        """The component is gone: this node says nothing more until it has one again. TepbftError if the
+        disk is gone as well."""
+        self.core.store.force()
         self._lost, self._full, self._announced = True, False, False
         self._effects, self._floor = Effects(), []
         self._backlog.clear()

@@ -26,6 +26,7 @@ NAMES = (
     "recoveries",
     "lost_installs",
     "lost_records",
+    "power_failures",
     "cold_starts",
     "warm_restarts",
     "wipes",

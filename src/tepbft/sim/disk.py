@@ -70,12 +70,18 @@ class Evidence:
 
 
 class Disk:
-    """`ChainStore` over a memory store. `full` makes appends raise StoreFull for a while."""
+    """`ChainStore` over a memory store. `full` makes appends raise StoreFull for a while.
 
-    def __init__(self) -> None:
+    `written_counts`: what is written counts as evidence before it is forced, since only a power failure
+    takes it, and that takes the component too (ADR 0023)."""
+
+    def __init__(self, written_counts: bool = False) -> None:
         self.store = MemoryStore()
         self.evidence = Evidence()
-        self._unforced: list[Record] = []
+        self.unforced: list[Record] = []
+        """What was written and not forced, in order."""
+        self._written_counts = written_counts
+        self._forced: list[Record] = []
         self.broken = False
         """A byte was flipped: the next process refuses to open it."""
 
@@ -88,14 +94,17 @@ class Disk:
     def full(self, value: bool) -> None:
         self.store.full = value
 
-    def crash(self, rng: Random, lost_installs: int) -> int:
-        """The process is gone, and with it what was not durable yet: how many records that was."""
-        full, unforced = self.store.full, self._unforced
-        lost = rng.randint(0, len(unforced)) if unforced else 0
+    def crash(self, rng: Random, lost_installs: int, *, power: bool = True) -> int:
+        """The process is gone and, if the `power` failed, some of what was not forced: how many records."""
+        full, unforced = self.store.full, self.unforced
+        lost = rng.randint(0, len(unforced)) if power and unforced else 0
         self.store = self.store.crash(lost_installs, lost)
         self.store.full = full
-        self._note(unforced[: len(unforced) - lost])
-        self._unforced = []
+        self.unforced = unforced[: len(unforced) - lost]
+        self._note_forced()
+        if lost and self._written_counts:
+            self.evidence = Evidence()
+            self._note(self._forced)
         return lost
 
     # --- ChainStore -------------------------------------------------------------------------------
@@ -103,7 +112,9 @@ class Disk:
     def append(self, records: Sequence[Record], *, forced: bool = True) -> None:
         """See `ChainStore.append`."""
         self.store.append(records, forced=forced)
-        self._unforced += records
+        self.unforced += records
+        if self._written_counts:
+            self._note(records)
         if forced:
             self._note_forced()
 
@@ -113,8 +124,11 @@ class Disk:
         self._note_forced()
 
     def _note_forced(self) -> None:
-        self._note(self._unforced)
-        self._unforced = []
+        if self._written_counts:
+            self._forced += self.unforced
+        else:
+            self._note(self.unforced)
+        self.unforced = []
 
     def _note(self, records: Sequence[Record]) -> None:
         note = self.evidence.note
@@ -130,8 +144,10 @@ class Disk:
     ) -> None:
         """See `ChainStore.replace_state`."""
         self.store.replace_state(height, header, certificate, chunks)
+        self.unforced.append(StableRecord(certificate, header))
+        if self._written_counts:
+            self._note(self.unforced[-1:])
         self._note_forced()
-        self.evidence.stable[height] = certificate
 
     def recover(self) -> Recovered:
         """See `ChainStore.recover`."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 from random import Random
 from typing import TYPE_CHECKING
 
-from tepbft.sim.disk import Disk
 from tepbft.types import Millis, NodeId
 
 if TYPE_CHECKING:
@@ -25,6 +24,8 @@ TRAPS = (
     "StableRecord", "ViewRecord", "ConfigRecord", "HeaderRecord",
 )  # fmt: skip
 """Effects at which a process may die: requests to the component, messages, store effects, records."""
+POWER_FAILURES = 0.4
+"""Share of crashes that are a power failure, in worlds where both happen."""
 FAULTS = (
     "partition", "crash", "trap", "storm", "blackout", "cold", "warm", "full", "wipe", "flaw", "clock",
     "wall",
@@ -33,7 +34,7 @@ FAULTS = (
 
 def _is_marked(host: SimHost) -> bool:
     """Stuck, about to die, or not to be judged any more."""
-    return host.wiped or host.flawed or host.disk.full or bool(host.trap)
+    return host.wiped or host.flawed or host.unplugged or host.disk.full or bool(host.trap)
 
 
 class FaultInjector:
@@ -42,6 +43,7 @@ class FaultInjector:
     def __init__(self, world: World) -> None:
         self._world = world
         self._rng = Random(f"{world.config.seed}/faults")
+        self._power = Random(f"{world.config.seed}/power")
         self._weights = world.config.weights
         self._dark_at_outcome = False
         self._total = 1.0 + sum(weight for _, weight in self._weights)
@@ -115,8 +117,10 @@ class FaultInjector:
     def _hit(self, name: str, host: SimHost) -> None:
         match name:
             case "crash":
+                self._unplug(host)
                 self._crash(host)
             case "trap":
+                self._unplug(host)
                 self._set_trap(host)
             case "cold":
                 self.cold(host)
@@ -149,6 +153,12 @@ class FaultInjector:
     def _pause(self, about_ms: Millis) -> Millis:
         return self._rng.randint(1, 2 * about_ms)
 
+    def _unplug(self, host: SimHost) -> None:
+        """Where components die with their hosts, the next crash may be one of the power."""
+        config = self._world.config
+        if not config.component_outlives_host and any(name == "cold" for name, _ in config.weights):
+            host.unplugged = self._power.random() < POWER_FAILURES
+
     def _crash(self, host: SimHost) -> None:
         """Within the next few effects, or in any case soon."""
         world = self._world
@@ -174,7 +184,7 @@ class FaultInjector:
 
     def _clear_trap(self, host: SimHost, incarnation: int) -> None:
         if host.incarnation == incarnation:
-            host.trap = ""
+            host.trap, host.unplugged = "", False
 
     def _storm(self) -> None:
         """Some clocks leap ahead at once: whoever waits for something gives up (S-30)."""
@@ -228,7 +238,7 @@ class FaultInjector:
         if any(other.wiped for other in world.hosts):
             return
         host.stop()
-        host.disk = Disk()
+        host.disk = host.new_disk()
         host.wiped = True
         world.coverage.count("wipes")
         world.trace("wipe", host.number)
@@ -294,7 +304,7 @@ class FaultInjector:
         world.network.heal()
         for host in world.hosts:
             host.disk.full = False
-            host.fuse, host.trap = -1, ""
+            host.fuse, host.trap, host.unplugged = -1, "", False
             if host.up:
                 host.application.armed = False
             host.clock.set_rate(world.now, 1.0)

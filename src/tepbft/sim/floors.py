@@ -50,6 +50,7 @@ FLOORS: tuple[Floor, ...] = (
     Floor("transfers", 100, "wipes", "state transfers"),
     Floor("cold_starts", 1000, "components", "components that die"),
     Floor("warm_restarts", 600, "components", "components that are sealed and restored"),
+    Floor("power_failures", 80, "components", "what was only written goes, and the component (ADR 0023)"),
     Floor("readmissions", 400, "components", "a new component needs a new configuration"),
     Floor("clock_faults", 3000, "clocks", "safety must not depend on clocks"),
     Floor("byzantine_hosts", 600, "byzantine", "somebody must lie"),

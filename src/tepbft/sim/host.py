@@ -1,9 +1,10 @@
 """A host: a production node with its disk, its component, its clock, and a shell that may die.
 
 `carry_out` does what the production shell does, in the same order; between any two
-effects the process may crash (`fuse`), and an append may be torn in the middle. Outcomes
-that are only written stay so until something has to be forced: a real shell forces them
-after a while, but nothing may rely on that.
+effects the process may crash (`fuse`), and an append may be torn in the middle. What is
+only written stays so until something has to be forced: a real shell forces it after a
+while, but nothing may rely on that. In some worlds the component dies with the power of its
+host, as a process does, and works while the host waits for its disk (ADR 0023).
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class SimHost:
     ) -> None:
         self.world, self.number = world, number
         self.component, self.node_key, self.signer, self.clock = component, node_key, signer, clock
-        self.disk = Disk()
+        self.disk = self.new_disk()
         self.node: Node | None = None
         self.strategy: Strategy | None = None
         """What makes this host Byzantine."""
@@ -88,6 +89,8 @@ class SimHost:
         self.trap = ""
         """Name of an effect at which the process dies, just before or just after it (`spring_late`)."""
         self.spring_late = False
+        self.unplugged = False
+        """When the process dies, it is the power that fails."""
         self.stalled = False
         """The disk is full: nothing is carried out until there is room."""
         self.incarnation = 0
@@ -97,6 +100,10 @@ class SimHost:
         self._effects = Effects()
         self._backlog: deque[Event] = deque()
         self._asked_ms: Millis = -ADMISSION_MS
+
+    def new_disk(self) -> Disk:
+        """An empty disk."""
+        return Disk(written_counts=not self.world.config.component_outlives_host)
 
     @property
     def byzantine(self) -> bool:
@@ -150,7 +157,7 @@ class SimHost:
         """The process is gone; what it had not carried out never happens."""
         self.node = None
         self.fuse, self.trap = -1, ""
-        self.stalled = self.busy = False
+        self.stalled = self.busy = self.unplugged = False
         self.inbox.clear()
         self._backlog.clear()
         self._effects = Effects()
@@ -310,7 +317,7 @@ class SimHost:
             self._send(announced)
         if effects.persist:
             self._append(effects)
-        elif effects.certify or effects.store:
+        elif effects.store or (effects.certify and self.world.config.component_outlives_host):
             self.disk.force()
         while effects.store:
             if self.fuse >= 0:
@@ -345,7 +352,8 @@ class SimHost:
                 if type(record).__name__ == self.trap:
                     self.world.coverage.count("trapped")
                     self._tear(records, place + self.spring_late)
-        self.disk.append(records, forced=effects.must_force())
+        while_asking = effects.certify and not (effects.store or self.world.config.component_outlives_host)
+        self.disk.append(records, forced=effects.must_force() and not while_asking)
         if self.strategy is None:
             for hook in self.world.hooks.on_records:
                 hook(self, records)
@@ -386,6 +394,9 @@ class SimHost:
             answers.append(TcAnswered(request, self.component.call(request)))
             if self.trap:
                 self._spring(request, late=True)
+        if self.fuse >= 0:
+            self._burn()
+        self.disk.force()
         self._backlog.extendleft(reversed(answers))
 
     def _send(self, sends: list[Send]) -> None:

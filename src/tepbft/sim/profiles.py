@@ -138,6 +138,10 @@ class WorldConfig:
     """Largest deviation of a clock's rate from 1."""
     clock_offset_ms: Millis = 0
     wall_skew_ms: Millis = 0
+    component_outlives_host: bool = False
+    """Components keep their registers when the power of their host fails, as hardware would: a host asks
+    them only for what is on its disk, and any crash may take what is not. Otherwise only a power failure
+    takes what was written, and takes the component too (ADR 0023)."""
     byzantine: tuple[int, ...] = ()
     check_ms: Millis = 250
     """Interval of the checks that are too dear for every step."""
@@ -198,6 +202,7 @@ def draw(seed: int, nodes: int, profile: Profile, signatures: str) -> WorldConfi
         clock_offset_ms=rng.choice((0, 1000, 10**6)),
         wall_skew_ms=rng.choice((500, 5000, 100_000)) if clocks else 0,
         byzantine=byzantine,
+        component_outlives_host=rng.random() < 0.5,
     )
 
 

@@ -245,13 +245,18 @@ class World:
                 client.connected(number)
 
     def crash(self, number: NodeId) -> None:
-        """The process dies now, and returns after a while."""
+        """The process dies now, or the host's power fails (`unplugged`); it returns after a while."""
         host, rng = self.hosts[number], self.faults._rng
         if not host.up:
             return
+        unplugged = host.unplugged
         host.stop()
         lost = rng.randint(1, 3) if rng.random() < self.config.lost_installs else 0
-        lost_records = host.disk.crash(rng, lost)
+        power = unplugged or self.config.component_outlives_host
+        lost_records = host.disk.crash(rng, lost, power=power)
+        if unplugged:
+            host.component.restart_cold()
+            self.coverage.count("power_failures")
         self.coverage.count("crashes")
         self.coverage.count("lost_installs", lost)
         self.coverage.count("lost_records", lost_records)

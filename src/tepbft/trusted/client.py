@@ -11,7 +11,6 @@ import socket
 import struct
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from types import TracebackType
@@ -63,18 +62,35 @@ def _encoded(request: DeviceRequest) -> bytes | None:
     return data
 
 
+def _batches(requests: list[TcRequest]) -> list[tuple[bytes | None, int]]:
+    """What is asked in one go each, with the number of requests; None for one that is out of bounds."""
+    batches: list[tuple[bytes | None, int]] = []
+    for start in range(0, len(requests), MAX_BATCH):
+        batch = requests[start : start + MAX_BATCH]
+        question = _encoded(AskCalls(batch))
+        if question is not None:
+            batches.append((question, len(batch)))
+        else:
+            batches += [(_encoded(AskCalls([request])), 1) for request in batch]
+    return batches
+
+
 class DeviceClient:
     """A synchronous `TrustedComponent` behind the Unix socket of `folder`.
 
     Every method raises TepbftError when the component is not there any more. There is
     no reconnecting behind the caller's back: another component may answer next time.
-    Safe to share between threads; calls are serial.
+    For one thread.
     """
+
+    outlives_host = False
+    """A power failure that takes what this host has not forced to its disk takes the process too."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._lock = threading.Lock()
         self._received = bytearray()
+        self._asked: list[tuple[bytes | None, int]] = []
+        """Batches that are not answered yet; the first one was handed over."""
         self._sock = _connect(folder)
 
     def __enter__(self) -> DeviceClient:
@@ -116,23 +132,35 @@ class DeviceClient:
 
         A request out of bounds is answered `malformed` here, as the component itself would.
         """
+        self.ask(requests)
+        return self.answers()
+
+    def ask(self, requests: list[TcRequest]) -> None:
+        """Hand over requests: the component works while the caller does something else. The next call
+        must be `answers`."""
+        self._asked = _batches(requests)
+        self._hand_over()
+
+    def answers(self) -> list[TcAnswer]:
+        """The answers to what was asked, as `call_many` gives them."""
         answers: list[TcAnswer] = []
-        for start in range(0, len(requests), MAX_BATCH):
-            batch = requests[start : start + MAX_BATCH]
-            question = _encoded(AskCalls(batch))
-            if question is not None:
-                answers += self._call_batch(question, len(batch))
+        while self._asked:
+            question, count = self._asked[0]
+            if question is None:
+                answers.append(_MALFORMED)
             else:
-                for request in batch:
-                    single = _encoded(AskCalls([request]))
-                    answers += self._call_batch(single, 1) if single is not None else [_MALFORMED]
+                reply = self._reply()
+                if not isinstance(reply, Answers) or len(reply.answers) != count:
+                    raise self._confused(reply)
+                answers += reply.answers
+            del self._asked[0]
+            self._hand_over()
         return answers
 
-    def _call_batch(self, question: bytes, count: int) -> list[TcAnswer]:
-        reply = self._ask(question)
-        if not isinstance(reply, Answers) or len(reply.answers) != count:
-            raise self._confused(reply)
-        return reply.answers
+    def _hand_over(self) -> None:
+        question = self._asked[0][0] if self._asked else None
+        if question is not None:
+            self._send(question)
 
     def seal(self) -> bytes:
         """Seal the component into its folder, which ends its process; the blob."""
@@ -142,17 +170,26 @@ class DeviceClient:
         return reply.blob
 
     def _ask(self, question: bytes) -> DeviceReply:
-        with self._lock:
-            try:
-                self._sock.sendall(frame(question))
-                data = self._receive()
-            except (OSError, EOFError) as error:
-                self._sock.close()  # a late reply must never be taken for the next one
-                slow = isinstance(error, BlockingIOError)
-                reason = "does not answer" if slow else "ended while it was being used"
-                raise TepbftError(
-                    f"trusted component in {self._folder}", reason, f"Look into its {LOG_FILE}"
-                ) from None
+        self._send(question)
+        return self._reply()
+
+    def _send(self, question: bytes) -> None:
+        try:
+            self._sock.sendall(frame(question))
+        except OSError as error:
+            raise self._gone(error) from None
+
+    def _gone(self, error: OSError | EOFError) -> TepbftError:
+        self._sock.close()  # a late reply must never be taken for the next one
+        slow = isinstance(error, BlockingIOError)
+        reason = "does not answer" if slow else "ended while it was being used"
+        return TepbftError(f"trusted component in {self._folder}", reason, f"Look into its {LOG_FILE}")
+
+    def _reply(self) -> DeviceReply:
+        try:
+            data = self._receive()
+        except (OSError, EOFError) as error:
+            raise self._gone(error) from None
         try:
             return reply_codec.decode(data)
         except PeerFault as fault:

@@ -169,9 +169,13 @@ class Device:
         """True once the component is halted: nothing is left to serve."""
 
     def seal(self) -> bytes:
-        """Halt, and put the sealed state on disk. OSError if the disk refuses: the state is lost then."""
+        """Halt, and put the sealed state on disk. OSError if the disk refuses: the state is lost then.
+
+        What the host wrote before it asked for a signature is on the disk before the state is that
+        remembers the signature, whatever the host's process has forced itself (ADR 0023)."""
         self.ended = True
         blob = self.component.seal()
+        os.sync()
         write_durably(self.folder / SEALED_FILE, blob)
         log("sealed", tc_id=self.component.identity().tc_id.hex(), seq=self.component.identity().seq)
         return blob

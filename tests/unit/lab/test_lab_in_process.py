@@ -40,7 +40,8 @@ def test_it_answers_as_the_component_does() -> None:
     device = InsideDevice(component)
     device.provision(b"c" * 32, 1, 0, b"d" * 32, 0, 8)
     requests = [Order(COMMIT, 0, height, b"x" * 32) for height in (1, 2)]
-    answers = device.call_many(list(requests))
+    device.ask(list(requests))
+    answers = device.answers()
     assert all(isinstance(answer, Ui) for answer in answers)
     assert [device.call(request) for request in requests] == answers  # as they were signed already
 

@@ -167,17 +167,24 @@ class FakeStore:
 
 
 class FakeDevice:
-    """Signs; `dead` makes it vanish."""
+    """Signs; `dead` makes it vanish, `dying` once it has been asked."""
 
     def __init__(self, log: Log) -> None:
         self.log = log
-        self.dead = False
+        self.dead = self.dying = False
+        self.outlives_host = False
+        self.asked: list[TcRequest] = []
 
-    def call_many(self, requests: list[TcRequest]) -> list[Ui]:
+    def ask(self, requests: list[TcRequest]) -> None:
         if self.dead:
             raise TepbftError("trusted component", "ended while it was being used", "Look.")
         self.log.append(("certify", [getattr(r, "height", 0) for r in requests]))
-        return [Ui(1, b"s") for _ in requests]
+        self.asked, self.dead = requests, self.dying
+
+    def answers(self) -> list[Ui]:
+        if self.dead:
+            raise TepbftError("trusted component", "ended while it was being used", "Look.")
+        return [Ui(1, b"s") for _ in self.asked]
 
     def identity(self) -> Identity:
         if self.dead:
@@ -185,7 +192,8 @@ class FakeDevice:
         return identity()
 
     def call(self, request: Attest) -> Ui:
-        return self.call_many([request])[0]
+        self.ask([request])
+        return self.answers()[0]
 
     def close(self) -> None:
         self.log.append(("close_device", None))

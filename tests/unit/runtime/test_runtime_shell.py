@@ -32,7 +32,7 @@ from tepbft.runtime.bridge import Declined, Executed
 from tepbft.runtime.readmission import Readmission
 from tepbft.runtime.shell import MERGE_EVENTS, PROBE_MS, RETRY_S
 from tepbft.storage.errors import StoreFull
-from tepbft.trusted.port import Ui
+from tepbft.trusted.port import AdvanceFloor, Ui
 from tepbft.types import ConnectionId
 from tepbft.wire import Submit, WantProof
 
@@ -68,22 +68,83 @@ def outcome(tag: int, **more: Any) -> Effects:
     return made
 
 
-async def test_an_outcome_is_written_before_a_reply_and_forced_before_the_component_is_asked() -> None:
+@pytest.mark.parametrize(
+    ("outlives_host", "kinds"), [(False, ["certify", "force"]), (True, ["force", "certify"])]
+)
+async def test_an_outcome_is_written_before_a_reply_and_forced_before_a_signature_counts(
+    outlives_host: bool, kinds: list[str]
+) -> None:
     """ADR 0022: a reply need not wait for the disk; nothing that is signed may go without it."""
     world = World(on_messages({b"a": outcome(1), b"b": Effects(certify=[checkpoint(1)])}))
+    world.device.outlives_host = outlives_host
     peer_messages(world, b"a")
     world.shell.turn()
     assert world.kinds() == ["write", "reply"]
     world.log.clear()
     peer_messages(world, b"b")
     world.shell.turn()
-    assert world.kinds() == ["force", "certify"]
+    assert world.kinds() == kinds
+
+
+@pytest.mark.parametrize(
+    ("outlives_host", "kinds"),
+    [(False, ["write", "certify", "force", "answer"]), (True, ["write", "force", "certify", "answer"])],
+)
+async def test_the_component_works_while_the_disk_does_if_both_forget_together(
+    outlives_host: bool, kinds: list[str]
+) -> None:
+    """ADR 0023: a vote is on the disk before it counts; hardware is not even asked for it before."""
+    world = World(on_messages({b"a": Effects(persist=[record(1)], certify=[checkpoint(1)])}))
+    world.device.outlives_host = outlives_host
+    answers = world.device.answers
+
+    def answer() -> list[Ui]:
+        world.log.append(("answer", None))
+        return answers()
+
+    world.device.answers = answer  # type: ignore[method-assign]
+    peer_messages(world, b"a")
+    world.shell.turn()
+    assert world.kinds() == kinds
+
+
+async def test_a_disk_that_fails_while_the_component_works_is_no_lost_component() -> None:
+    world = World(lambda event: Effects(persist=[record(1)], certify=[checkpoint(1)]))
+
+    def fail() -> None:
+        raise TepbftError("journal", "an I/O error", "Replace the disk.")
+
+    world.store.force = fail  # type: ignore[method-assign]
+    with pytest.raises(TepbftError, match="Replace the disk"):
+        await world.shell.run()
+    assert "send" not in world.kinds()
+
+
+async def test_a_component_that_dies_while_it_is_asked_silences_the_node() -> None:
+    world = World(on_messages({b"a": effects(1, store=[])}))
+    world.device.dying = True
+    peer_messages(world, b"a")
+    world.shell.turn()
+    assert world.kinds() == ["write", "certify", "force"]
+    assert world.shell.status().phase == "silent"
+
+
+async def test_moving_the_floor_alone_asks_for_nothing() -> None:
+    """It goes in front of the next request; what is persisted with it is on the disk meanwhile."""
+    moved = Effects(persist=[record(1)], certify=[AdvanceFloor(4)], replies=[Reply(ConnectionId(5), 9, [])])
+    world = World(on_messages({b"a": moved, b"b": Effects(certify=[checkpoint(7)])}))
+    peer_messages(world, b"a")
+    world.shell.turn()
+    assert world.kinds() == ["append", "reply"]
+    peer_messages(world, b"b")
+    world.shell.turn()
+    assert world.log[-1] == ("certify", [4, 7])
 
 
 @pytest.mark.parametrize(
     ("more", "kinds"),
     [
-        ({"certify": [checkpoint(1)]}, ["append", "certify", "reply"]),
+        ({"certify": [checkpoint(1)]}, ["write", "certify", "force", "reply"]),
         ({"store": [SaveSnapshot(1, [b""])]}, ["append", "snapshot", "reply"]),
         ({"persist": [outcome_record(1), record(2)]}, ["append", "reply"]),
     ],
@@ -208,7 +269,7 @@ async def test_a_crash_in_between_lets_nothing_out(crash_in: str, monkeypatch: p
         raise Crash
 
     target: Any = world.device if crash_in == "certify" else world.store
-    method = {"append": "append", "snapshot": "save_snapshot", "certify": "call_many"}[crash_in]
+    method = {"append": "append", "snapshot": "save_snapshot", "certify": "ask"}[crash_in]
     monkeypatch.setattr(target, method, crash)
     peer_messages(world, b"a")
     with pytest.raises(Crash):
@@ -334,7 +395,7 @@ async def test_a_lost_component_silences_the_node_until_it_has_another(
     world.reopened = [TepbftError("trusted component", "did not start", "Look."), other]
     peer_messages(world, b"a")
     world.shell.turn()
-    assert world.kinds() == ["append"]  # durable, but neither signed nor sent
+    assert world.kinds() == ["write", "force"]  # durable, but neither signed nor sent
     status = world.shell.status()
     assert (status.phase, status.heals) == ("silent", True)
     assert "trusted component" in status.verdict

@@ -131,6 +131,25 @@ def test_a_full_disk_notes_nothing() -> None:
     assert list(disk.evidence.bodies.values()) == [1, 2]
 
 
+@pytest.mark.parametrize("written_counts", [False, True])
+def test_only_a_power_failure_takes_what_was_written(written_counts: bool) -> None:
+    """ADR 0023: the process alone loses nothing; evidence that went with the component is none."""
+    lost = set()
+    for seed in range(30):
+        disk = Disk(written_counts)
+        disk.append([_record(1)])
+        disk.append([_record(2), _record(3)], forced=False)
+        assert len(disk.evidence.bodies) == (3 if written_counts else 1)
+        assert disk.crash(Random(seed), 0, power=False) == 0
+        assert len(disk.evidence.bodies) == 3 and not disk.unforced
+        disk.append([_record(4), _record(5)], forced=False)
+        gone = disk.crash(Random(seed), 0)
+        assert list(disk.evidence.bodies.values()) == list(range(1, 6 - gone))
+        assert len(disk.recover().records) == 5 - gone
+        lost.add(gone)
+    assert lost == {0, 1, 2}
+
+
 def test_a_crash_may_lose_installs_but_no_records() -> None:
     """The journal is the truth; the installed state may be older."""
     disk = Disk()

@@ -19,10 +19,11 @@ import pytest
 
 from tepbft.errors import TepbftError, TrustedRefusal
 from tepbft.trusted.client import DeviceClient, device_pid, ensure_device, stop_device
-from tepbft.trusted.device import EXIT_RUNS_ALREADY
+from tepbft.trusted.device import EXIT_RUNS_ALREADY, Device
 from tepbft.trusted.device_wire import (
     MAX_BATCH,
     MAX_REQUEST_BYTES,
+    SEALED_FILE,
     Answers,
     AskCalls,
     AskIdentity,
@@ -221,6 +222,32 @@ def test_it_implements_the_port_as_the_component_itself(folder: Path) -> None:
         many = client.call_many([EnterView(1)] * (2 * MAX_BATCH + 1))
         assert many == [Done()] * (2 * MAX_BATCH + 1)
         assert client.call_many([]) == []
+
+
+def test_it_works_while_its_host_does_something_else(folder: Path) -> None:
+    """ADR 0023: what was asked is answered later, in order, however many batches and mistakes there are."""
+    wrong = Order(COMMIT, 0, 1, b"short")
+    requests = [EnterView(1)] * (MAX_BATCH + 2) + [wrong]
+    with provisioned(folder) as client:
+        assert not client.outlives_host
+        client.ask([wrong, *requests])
+        found = client.answers()
+        assert [type(answer) for answer in found] == [Refused, *[Done] * (MAX_BATCH + 2), Refused]
+        client.ask(requests)
+        os.kill(device_pid(folder) or 0, signal.SIGKILL)
+        with pytest.raises(TepbftError, match="ended while it was being used"):
+            client.answers()
+
+
+def test_what_the_host_wrote_is_on_the_disk_before_a_sealed_state_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ADR 0023: a state that remembers a signature never comes back without what was signed."""
+    calls: list[str] = []
+    monkeypatch.setattr("tepbft.trusted.device.os.sync", lambda: calls.append("sync"))
+    monkeypatch.setattr("tepbft.trusted.device.write_durably", lambda path, data: calls.append(path.name))
+    Device(HbUsig.fresh(), tmp_path).seal()
+    assert calls == ["sync", SEALED_FILE]
 
 
 HOSTILE = {

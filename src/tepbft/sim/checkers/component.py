@@ -3,14 +3,17 @@ I-18, I-26)."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from tepbft.core.block import null_block
-from tepbft.protocols.tep.messages import NewViewCertificate
+from tepbft.protocols.tep.messages import Checkpoint, NewViewCertificate
 from tepbft.sim.component import Statement
 from tepbft.sim.host import SimHost
 from tepbft.sim.ports import Checker
 from tepbft.sim.world import World
+from tepbft.storage.port import OUTCOMES, HeaderRecord
 from tepbft.trusted.port import (
     ATTEST,
     CHECKPOINT,
@@ -121,10 +124,22 @@ class ComponentUniqueness(Checker):
 
 
 class WriteAhead(Checker):
-    """I-16: evidence is on disk before a statement leaves the component. Also I-9, I-10 and I-18, which
-    ask about the same moment."""
+    """I-16: evidence is on disk before a statement leaves the component; where the component would be lost
+    with what is only written, before it leaves the host (ADR 0023). Also I-9, I-10 and I-18, which ask about
+    the same moment."""
 
     name = "I-16"
+
+    def on_message(self, host: SimHost, message: Any, data: bytes) -> None:
+        """See `Checker`."""
+        for record in host.disk.unforced:
+            owed = not isinstance(record, OUTCOMES)
+            if isinstance(message, Checkpoint) and isinstance(record, HeaderRecord):
+                owed = record.header.height <= message.height
+            if owed:
+                what, name = type(record).__name__, type(message).__name__
+                self.violate(f"a {name} leaves while a {what} is not on disk", host.number)
+                return
 
     def on_request(self, host: SimHost, request: TcRequest) -> None:
         """See `Checker`."""

@@ -22,6 +22,7 @@ from tepbft.protocols.tep import (
     view_change,
 )
 from tepbft.sim.component import Component
+from tepbft.sim.host import SimHost
 from tepbft.sim.mutants.planting import Change, edit, swap
 from tepbft.trusted import hbusig, port, sealing
 
@@ -116,6 +117,12 @@ PERSIST_AFTER_CERTIFY: Changes = (
 )
 OUTCOMES_AFTER_CERTIFY: Changes = (
     edit(Effects.must_force, ("if self.certify or self.store:", "if self.store:")),
+)
+COMPONENT_ASKED_EARLY: Changes = (
+    edit(SimHost._append, ("(effects.store or self.world.config.component_outlives_host)", "effects.store")),
+)
+SENT_BEFORE_FORCED: Changes = (
+    edit(SimHost._certify, ("    self.disk.force()\n    self._backlog", "    self._backlog")),
 )
 LAGGARD_HOLDS_BODIES: Changes = (
     edit(checkpoints.after_execution, ("            _release(s, header.height)\n", "            pass\n")),
