@@ -1,6 +1,6 @@
-"""Hot loops over requests in C, where that is to be had: a compiler at installation, and a processor with
-instructions for SHA-256. Nothing depends on it: `core.requests` does the same in Python otherwise, and
-whatever comes out, to the last byte and to the last refusal, is the same.
+"""Hot loops over requests in C, where there was a compiler at installation. Nothing depends on it:
+`core.requests` does the same in Python otherwise, and whatever comes out, to the last byte and to the last
+refusal, is the same.
 
 `TEPBFT_NATIVE=0` in the environment does without.
 """

@@ -94,6 +94,7 @@ def write_in_order(
     put: Callable[[bytes, bytes], None],
     delete: Callable[[bytes], None],
 ) -> None: ...
+def sha256_plain(data: bytes) -> bytes: ...
 def verify_ecdsa(
     parse: int,
     verify: int,

@@ -1,5 +1,5 @@
-/* SHA-256 (FIPS 180-4) by the processor's own instructions, without the cost of a library call per
- * message. Where they are missing this is of no use: libraries are quicker than plain C. */
+/* SHA-256 (FIPS 180-4) without the cost of a library call per message: by the processor's own
+ * instructions where it has them, else in C. */
 #ifndef TEPBFT_SHA256_H
 #define TEPBFT_SHA256_H
 
@@ -16,8 +16,8 @@ typedef struct {
     uint64_t length; /* bytes taken in so far */
 } Sha256;
 
-/* True if this processor has the instructions; without them nothing else here may be called. */
-int sha256_available(void);
+/* Take the quickest way that this processor has, or `plain` C. Plain until somebody has called this. */
+void sha256_choose(int plain);
 
 void sha256_init(Sha256 *hash);
 void sha256_update(Sha256 *hash, const void *data, size_t length);

@@ -65,6 +65,13 @@ def test_what_was_encoded_is_found_again_with_its_digests(way, listed):
 
 
 @extension
+@given(st.one_of(st.binary(max_size=300), st.integers(0, 260).map(lambda size: b"x" * size)))
+def test_processors_without_instructions_for_it_hash_the_same(data: bytes) -> None:
+    """SHA-256 in C; what a processor has instead is in all the other tests."""
+    assert native.sha256_plain(data) == sha256(data).digest()
+
+
+@extension
 @settings(max_examples=600)
 @given(hostile(bodies))
 def test_both_ways_accept_and_refuse_the_same_bytes(body):
