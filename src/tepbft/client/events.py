@@ -33,7 +33,9 @@ class SessionOptions(Struct, frozen=True, forbid_unknown_fields=True):
     proof_after: int = 3
     """Repetitions after which one node in turn is asked for a proven receipt (A-33)."""
     client_send: str = "all"
-    """`all`, or `primary_first`: first to the presumed primary alone, repetitions always to all."""
+    """`all`, or `primary_first`: first to the presumed primary alone, repetitions always to all. The other
+    nodes get one request of each connection, so that they know where to send their answers. It saves nodes
+    work; a primary that keeps quiet about a request is found out only after its first repetition."""
 
     def check(self) -> list[str]:
         """What is contradictory about these values; empty if nothing."""

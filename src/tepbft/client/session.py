@@ -111,6 +111,8 @@ class Session:
         self._pending: dict[int, Pending] = {}  # ascending
         self._fresh: list[Pending] = []
         self._reconnected: list[int] = []
+        self._introduced: set[int] = set()
+        """Nodes that were sent a request on their present connection: they answer on it from then on."""
         self._due_ms = float("inf")
         self._views: dict[int, int] = {}
         self._primaries: dict[int, int] = {}
@@ -197,6 +199,7 @@ class Session:
             case NodeConnected():
                 if 0 <= event.node < self._n and event.node not in self._reconnected:
                     self._reconnected.append(event.node)
+                    self._introduced.discard(event.node)
             case Tick():
                 self._tick(now_ms, effects)
             case _:
@@ -212,6 +215,7 @@ class Session:
             for receipt in message.receipts:
                 self._receipt(node, message.height, receipt, now_ms, effects)
         elif isinstance(message, wire.NotAdmitted):
+            self._introduced.discard(node)  # what is declined may not even have been looked at
             for client, session, seq, code in message.requests:
                 if client == self.client_id and session == self.number:
                     self._not_admitted(node, seq, code, now_ms, effects)
@@ -346,10 +350,12 @@ class Session:
         self._admit(now_ms)
         by_target: dict[tuple[int, ...], list[Request]] = {}
         if self._fresh:
-            first = self._all
+            requests = [pending.request for pending in self._fresh]
             if self.options.client_send == "primary_first":
-                first = (self.primary_hint,)
-            by_target[first] = [pending.request for pending in self._fresh]
+                by_target[(self.primary_hint,)] = requests
+                self._introduce(requests[0], by_target)
+            else:
+                by_target[self._all] = requests
             self._fresh = []
         if self._reconnected:
             self._resend_to_reconnected(by_target)
@@ -358,6 +364,17 @@ class Session:
         for to, requests in by_target.items():
             for part in split(requests):
                 effects.send.append(Send(to, wire.Submit(self.chain_id, part)))
+
+    def _introduce(self, request: Request, by_target: dict[tuple[int, ...], list[Request]]) -> None:
+        """A node answers a client on the connection on which it heard of it, and the primary's block is no
+        connection."""
+        primary = self.primary_hint
+        strangers = tuple(node for node in self._all if node != primary and node not in self._introduced)
+        if strangers:
+            requests = by_target.setdefault(strangers, [])
+            if request not in requests:
+                requests.append(request)
+        self._introduced.update(self._all)
 
     def _admit(self, now_ms: float) -> None:
         top = self._low + self.options.window
@@ -385,6 +402,8 @@ class Session:
             ]
             if requests:
                 by_target.setdefault((node,), []).extend(requests)
+        if first_only and self._pending:
+            self._introduce(next(iter(self._pending.values())).request, by_target)
         self._reconnected = []
 
     def _repeat(

@@ -358,11 +358,29 @@ def test_primary_first_sends_to_the_hinted_primary_and_then_to_all() -> None:
     one.step(FromNode(1, wire.Welcome(CHAIN, 1, 0, 2)), 0)
     assert one.primary_hint == 3
     one.submit(b"op", 0)
-    assert sent(one.step(Tick(), 0)) == [((3,), [1])]
+    assert sent(one.step(Tick(), 0)) == [((3,), [1]), ((0, 1, 2, 4), [1])]  # these know it from now on
     assert sent(one.step(Tick(), 200)) == [((0, 1, 2, 3, 4), [1])]
+    one.submit(b"op", 200)
+    assert sent(one.step(Tick(), 200)) == [((3,), [2])]
     for node in (0, 2, 4):
         tell(one, node, 1, [], view=5)
     assert one.primary_hint == 0
+
+
+def test_primary_first_introduces_itself_where_it_is_not_known_any_more() -> None:
+    """A node answers on the connection on which it heard of a client."""
+    one = session(3, client_send="primary_first", retransmit_ms=10_000)
+    started(one, 2)
+    one.step(NodeConnected(2), 1)
+    assert sent(one.step(Tick(), 1)) == [((2,), [1])]
+    one.step(FromNode(1, wire.NotAdmitted([(CLIENT, 77, 1, "busy")])), 2)
+    one.submit(b"op", 2)
+    assert sent(one.step(Tick(), 2)) == [((0,), [3]), ((1,), [3])]
+    one.step(NodeConnected(0), 3)
+    assert sent(one.step(Tick(), 3)) == [((0,), [1, 2, 3])]
+    assert sent(one.step(Tick(), 20_000)) == [((0, 1, 2), [1, 2, 3])]
+    one.step(NodeConnected(2), 20_001)
+    assert sent(one.step(Tick(), 20_001)) == [((2,), [1, 2, 3])]  # what was repeated goes to all
 
 
 def test_jitter_comes_from_the_given_generator_alone() -> None:
