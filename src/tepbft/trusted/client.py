@@ -365,8 +365,8 @@ def _did_not_start(folder: Path, reason: str) -> TepbftError:
     )
 
 
-def stop_device(folder: Path, timeout_s: float = 15.0) -> None:
-    """Have the component of `folder` seal itself and end; no-op if none runs.
+def stop_device(folder: Path, timeout_s: float = 60.0) -> None:
+    """Have the component of `folder` seal itself and end; no-op if none runs. It waits for the disks first.
 
     TepbftError if it does not end in time, or ended without leaving a sealed state.
     """
