@@ -133,6 +133,8 @@ SERVING: tuple[Mutant, ...] = (
         "executing a request does not mark its number: in a second block it takes effect again (A-24)",
         defects.EXECUTED_NOT_RECORDED,
         profile="lossy",
+        # Fewer requests than the window has room for: it never moves, and a client must not stop at its end.
+        world=tuned({"client_window": 16}, requests=10, late_requests=2),
     ),
     Mutant(
         "one_reply_is_enough",
