@@ -147,8 +147,8 @@ StorageEffect: TypeAlias = InstallState | SaveSnapshot | ReplaceState
 class Effects:
     """What a step wants done, in this order: announce, persist, store, certify, send, replies, notices.
 
-    What is announced was signed by the trusted component. All that it depends on was persisted before
-    the component was asked, so it need not wait for what else the step wants persisted (ADR 0017)."""
+    What is announced was signed by the trusted component. All that it depends on was on the disk before
+    the component's answer came back: it need not wait for what else is to be persisted (ADR 0017)."""
 
     announce: list[Send] = field(default_factory=list)
     persist: list[Record] = field(default_factory=list)

@@ -257,6 +257,7 @@ class World:
         if unplugged:
             host.component.restart_cold()
             self.coverage.count("power_failures")
+            self.trace("cold", number)
         self.coverage.count("crashes")
         self.coverage.count("lost_installs", lost)
         self.coverage.count("lost_records", lost_records)
