@@ -13,7 +13,6 @@ lost promise.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from msgspec import Struct
@@ -143,21 +142,20 @@ class Notice(Struct, frozen=True):
 StorageEffect: TypeAlias = InstallState | SaveSnapshot | ReplaceState
 
 
-@dataclass(slots=True)
-class Effects:
+class Effects(Struct):
     """What a step wants done, in this order: announce, persist, store, certify, send, replies, notices.
 
     What is announced was signed by the trusted component. All that it depends on was on the disk before
     the component's answer came back: it need not wait for what else is to be persisted (ADR 0017)."""
 
-    announce: list[Send] = field(default_factory=list)
-    persist: list[Record] = field(default_factory=list)
-    store: list[StorageEffect] = field(default_factory=list)
-    certify: list[TcRequest] = field(default_factory=list)
-    send: list[Send] = field(default_factory=list)
-    replies: list[Reply] = field(default_factory=list)
-    busy: list[Busy] = field(default_factory=list)
-    notices: list[Notice] = field(default_factory=list)
+    announce: list[Send] = []
+    persist: list[Record] = []
+    store: list[StorageEffect] = []
+    certify: list[TcRequest] = []
+    send: list[Send] = []
+    replies: list[Reply] = []
+    busy: list[Busy] = []
+    notices: list[Notice] = []
 
     def __bool__(self) -> bool:
         """Whether there is anything to do."""

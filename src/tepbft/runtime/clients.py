@@ -67,6 +67,7 @@ class ClientConnection(FrameProtocol):
         self._source = self._port.inbox.source("client", self.number, self._hold, self._unhold)
         self._port.connections[self.number] = self
         self.send(self._port.welcome())
+        self.flush()
         return None
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -100,7 +101,7 @@ class ClientConnection(FrameProtocol):
             self._unhold()
 
     def send(self, message: ClientMessage) -> None:
-        """Queue a message; written once per turn of the loop."""
+        """Queue a message, which `flush` writes."""
         transport = self.transport
         if transport is None or transport.is_closing():
             return
@@ -109,22 +110,19 @@ class ClientConnection(FrameProtocol):
         data = frame(encode(message))
         self._port.traffic.count("sent", "clients", type(message).__name__, len(data))
         if not self._pending:
-            asyncio.get_running_loop().call_soon(self._flush)
+            self._port.unsent[self] = None
         self._pending.append(data)
         self._pending_bytes += len(data)
         if self._pending_bytes > WRITE_CHUNK_BYTES:
-            self._write_out()
+            self.flush()
         return None
 
-    def _flush(self) -> None:
-        if self._pending:
-            self._write_out()
-
-    def _write_out(self) -> None:
+    def flush(self) -> None:
+        """Write what is queued."""
         data = b"".join(self._pending)
         self._pending = []
         self._pending_bytes = 0
-        if self.transport is not None and not self.transport.is_closing():
+        if self.transport is not None:
             self.transport.write(data)
 
     def _hold(self) -> None:
@@ -162,6 +160,8 @@ class ClientPort:
         self.queue_bytes = settings.client_queue_bytes
         self.budget = Budget(RECEIVE_BUDGET_BYTES)
         self.connections: dict[ConnectionId, ClientConnection] = {}
+        self.unsent: dict[ClientConnection, None] = {}
+        """Connections for which something is queued."""
         self.welcome: Callable[[], Welcome] = lambda: Welcome(chain_id, settings.node, 0, 0)
         self.gone: Callable[[ConnectionId], None] = lambda number: None
         self._submit_head = encode(Submit(chain_id, []))[:-1]  # what all for this chain begin with
@@ -226,6 +226,13 @@ class ClientPort:
         connection = self.connections.get(number)
         if connection is not None:
             connection.send(message)
+
+    def flush(self) -> None:
+        """Send what was queued, as far as the connections take it."""
+        if self.unsent:
+            for connection in self.unsent:
+                connection.flush()
+            self.unsent.clear()
 
     def drop(self, number: ConnectionId, fault: PeerFault) -> None:
         """End the connection of a client that sent something inadmissible (already counted)."""

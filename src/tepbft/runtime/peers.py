@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import random
 import socket
-import ssl
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol
@@ -24,6 +23,7 @@ from msgspec import Meta, Struct
 from tepbft.core.configuration import Member
 from tepbft.errors import PeerFault
 from tepbft.runtime.inbox import Inbox, Source
+from tepbft.runtime.secure import dial, secured
 from tepbft.runtime.tls import TlsContexts, peer_digest
 from tepbft.runtime.traffic import Traffic
 from tepbft.runtime.transport import Budget, FrameProtocol, Listener, Outgoing, tune
@@ -261,20 +261,20 @@ class PeerLink:
         timeout_s = self.network.handshake_s
         try:
             async with asyncio.timeout(timeout_s):
-                _, connection = await asyncio.get_running_loop().create_connection(
-                    lambda: _Dialled(self),
-                    *self._address,
-                    ssl=self.network.contexts.peer_client,
-                    ssl_handshake_timeout=timeout_s,
+                sock = await dial(*self._address)
+                tune(sock)
+                connection = _Dialled(self)
+                await secured(
+                    sock,
+                    self.network.contexts.peer_client,
+                    lambda: connection,
+                    server_side=False,
+                    timeout_s=timeout_s,
                 )
-        except (OSError, ssl.SSLError, TimeoutError) as error:
+        except (OSError, TimeoutError) as error:
             log.debug("peer_unreachable", peer=self.name, reason=str(error) or type(error).__name__)
             return False
         self.connection = connection
-        if connection.transport is not None:
-            sock: socket.socket | None = connection.transport.get_extra_info("socket")
-            if sock is not None:
-                tune(sock)
         try:
             async with asyncio.timeout(timeout_s):
                 await asyncio.shield(connection.ready)
@@ -330,6 +330,7 @@ class PeerNetwork:
         }
         self.votes = votes
         self._codec = codec
+        self._unsent: dict[Outgoing, None] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self.listener = Listener(
             sock,
@@ -346,7 +347,7 @@ class PeerNetwork:
         self._tasks = [loop.create_task(link.keep_up()) for link in self.links.values()]
 
     def send(self, to: Sequence[NodeId], message: Any) -> None:
-        """Queue a message for each node of `to`; encoded once."""
+        """Queue a message for each node of `to`, encoded once; `flush` sends it."""
         body = encode(message)
         kind = type(message).__name__
         if len(body) > MAX_FRAME_BYTES:
@@ -357,7 +358,15 @@ class PeerNetwork:
         for node in to:
             link = self.links[node]
             link.outgoing.put(data)
+            self._unsent[link.outgoing] = None
             self.traffic.count("sent", link.name, kind, len(data))
+
+    def flush(self) -> None:
+        """Send what was queued, as far as the connections take it."""
+        if self._unsent:
+            for outgoing in self._unsent:
+                outgoing.flush()
+            self._unsent.clear()
 
     def open(self, sender: NodeId, data: bytes) -> Any:
         """The message in a frame from `sender`; PeerFault (counted) if it is inadmissible."""

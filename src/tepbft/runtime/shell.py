@@ -40,6 +40,7 @@ from tepbft.runtime.core import Clock, Core, Device
 from tepbft.runtime.inbox import Inbox, Source
 from tepbft.runtime.logs import logs_debug
 from tepbft.runtime.metrics import Metrics
+from tepbft.runtime.pause import Pause
 from tepbft.runtime.peers import PeerNetwork
 from tepbft.runtime.readmission import Readmission
 from tepbft.runtime.requests import RequestQueue
@@ -114,8 +115,6 @@ class Shell:
         self._clock = clock or Clock()
         self._utilisation = Utilisation(self._clock.now_ms())
         self._effects = Effects()
-        self._announced = False
-        """Something is on its way, and the disk must not be waited for before the loop has sent it."""
         self._backlog: deque[Event] = deque()
         self._requests = RequestQueue(part_requests)
         self._lost = False
@@ -127,11 +126,8 @@ class Shell:
         """Moving the floor alone is not worth a call: it goes in front of the next one, which finds it
         where it must be. Held back it hurts nobody, a lower floor only attests to more (A2, V3)."""
         self._stop = asyncio.Event()
-        self._wake = asyncio.Event()
-        self._alarm: asyncio.TimerHandle | None = None
-        self._alarm_s = 0.0
-        """When `_alarm` ends a pause. It outlasts pauses that end before: most do."""
-        inbox.wake = self._wake.set
+        self._idle = Pause()
+        inbox.wake = self._idle.wake
         clients.gone = bridge.closed
         clients.welcome = lambda: self.core.node.welcome()
 
@@ -140,7 +136,7 @@ class Shell:
     def stop(self) -> None:
         """End after the batch at hand."""
         self._stop.set()
-        self._wake.set()
+        self._idle.wake()
 
     async def run(self) -> int:
         """Run until `stop`; the exit code: 0, or 70 if the node contradicted itself. TepbftError if
@@ -155,7 +151,6 @@ class Shell:
                     self.work()
                 else:
                     self.turn()
-                    await self._say_first()
                     await self._breathe()
         except TepbftError:
             raise  # the store or the system failed, and a person has to do something about it
@@ -183,13 +178,13 @@ class Shell:
                 self._requests.put(event.connection, event.requests)
             elif event is not None:
                 self._backlog.append(event)
-        admission = self._admission()
-        if self._lost:
-            return
-        if admission is not None:
-            self._backlog.append(admission)
         now_ms = self._clock.now_ms()
         if now_ms >= self._look_at_ms():
+            admission = self._admission(now_ms)
+            if self._lost:
+                return
+            if admission is not None:
+                self._backlog.append(admission)
             self._tick_at_ms = now_ms + self._tick_ms
             self.core.store.force()
             self._backlog.append(Tick(self._clock.wall_ms()))
@@ -203,21 +198,13 @@ class Shell:
     def _idle_s(self) -> float:
         return max(1, self._look_at_ms() - self._clock.now_ms()) / 1000
 
-    async def _say_first(self) -> None:
-        """What was announced is on its way once the loop has had its turn; then the rest is done."""
-        while self._announced:
-            await asyncio.sleep(0)
-            self.work()
-
     def work(self) -> None:
-        """Step through the backlog and one part of the clients' requests, and carry out what comes of it.
-        Stops where something was announced and the disk would keep it waiting: call it again then."""
-        self._announced = False
+        """Step through the backlog and one part of the clients' requests, and carry out what comes of it."""
         try:
             if self._effects:
                 self.carry_out()
             self._drain()
-            if self._requests and not self._announced:
+            if self._requests:
                 self._backlog.append(self._part())
                 self._drain()
         except StoreFull as error:
@@ -232,40 +219,44 @@ class Shell:
             if self._full:
                 self._full, self.trouble = False, ""
                 log.info("store_has_room")
+        self._flush()
 
     def _part(self) -> ClientRequests:
         more = self._inbox.bytes_of("client") > 0
         return self._requests.take(more, self._utilisation.high(self._clock.now_ms()))
 
     def _drain(self) -> None:
-        while self._backlog and not self._announced:
-            events, effects = 0, self._effects
-            while self._backlog and not (effects.store or effects.announce) and events < MERGE_EVENTS:
-                found = self.core.node.step(self._backlog.popleft(), self._clock.now_ms())
-                self._effects = effects = effects.then(found)
+        backlog, step = self._backlog, self.core.node.step
+        while backlog:
+            events, effects = 1, step(backlog.popleft(), self._clock.now_ms())
+            if self._effects:
+                effects = self._effects.then(effects)
+            while backlog and not (effects.store or effects.announce) and events < MERGE_EVENTS:
+                effects = effects.then(step(backlog.popleft(), self._clock.now_ms()))
                 events += 1
             self._metrics.batch_events.observe(events)
-            self._announce()
-            if effects and not self._announced:
+            self._effects = effects
+            if effects:
                 self.carry_out()
 
-    def _announce(self) -> None:
-        effects = self._effects
-        if effects.announce:
-            for send in effects.announce:
-                self._network.send(send.to, send.message)
-            effects.announce = []
-            self._announced = bool(effects.persist or effects.store) and effects.must_force()
+    def _flush(self) -> None:
+        """What was queued leaves now."""
+        self._network.flush()
+        self._clients.flush()
 
     # --- effects, in their order --------------------------------------------------------------
 
     def carry_out(self) -> None:
         """Persist, store, certify, send, reply, notify. What is done is removed, so that StoreFull
-        leaves exactly the rest; answers of the trusted component go to the front of the backlog. What is
-        to be announced was announced before this, or is now."""
+        leaves exactly the rest; answers of the trusted component go to the front of the backlog. Nothing
+        that may leave waits for the disk or the component (ADR 0024)."""
         effects, node = self._effects, self.core.node
-        self._announce()
+        for send in effects.announce:
+            self._network.send(send.to, send.message)
+        effects.announce = []
         asks = any(not isinstance(request, AdvanceFloor) for request in effects.certify)
+        if asks or effects.store or (effects.persist and effects.must_force()):
+            self._flush()
         if effects.persist:
             began_s = time.perf_counter()
             while_asking = asks and not effects.store
@@ -366,9 +357,9 @@ class Shell:
             return None
         return ClientRequests(number, message.requests)
 
-    def _admission(self) -> Event | None:
+    def _admission(self, now_ms: Millis) -> Event | None:
         """Look after the trusted component: is it there, and is it a member?"""
-        core, now_ms = self.core, self._clock.now_ms()
+        core = self.core
         try:
             if now_ms >= self._probe_ms:
                 self._probe_ms = now_ms + PROBE_MS
@@ -392,7 +383,7 @@ class Shell:
         """The component is gone: this node says nothing more until it has one again. TepbftError if the
         disk is gone as well."""
         self.core.store.force()
-        self._lost, self._full, self._announced = True, False, False
+        self._lost, self._full = True, False
         self._effects, self._floor = Effects(), []
         self._backlog.clear()
         self._requests.clear()
@@ -435,15 +426,4 @@ class Shell:
                 async with asyncio.timeout(seconds):
                     await self._stop.wait()
             return
-        loop = asyncio.get_running_loop()
-        until_s = loop.time() + seconds
-        if self._alarm is None or until_s < self._alarm_s:
-            if self._alarm is not None:
-                self._alarm.cancel()
-            self._alarm, self._alarm_s = loop.call_at(until_s, self._rings), until_s
-        await self._wake.wait()
-        self._wake.clear()
-
-    def _rings(self) -> None:
-        self._alarm = None
-        self._wake.set()
+        await self._idle.wait(seconds)

@@ -1,8 +1,8 @@
 """Frames over sockets: a u32 little-endian length, then the bytes (see `wire`).
 
 `FrameProtocol` receives without copying more than once and refuses a frame that is
-too long before it reads its body. `Outgoing` writes once per turn of the loop and
-keeps a bound. `Listener` bounds how many connections there are, and how many of
+too long before it reads its body. `Outgoing` writes what is queued together and keeps
+a bound. `Listener` bounds how many connections there are, and how many of
 them may be in their handshake.
 """
 
@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import cast
 
 from tepbft.errors import TepbftError
+from tepbft.runtime.secure import secured
 from tepbft.wire import LENGTH
 
 WRITE_CHUNK_BYTES = 1 << 18
@@ -72,7 +73,7 @@ class FrameProtocol(asyncio.BufferedProtocol):
         raise NotImplementedError
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's does not inherit from it
+        self.transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._budget.give(self._granted)
@@ -138,7 +139,7 @@ class FrameProtocol(asyncio.BufferedProtocol):
 
 
 class Outgoing:
-    """Frames waiting for one connection: written once per turn of the loop, bounded, oldest dropped.
+    """Frames waiting for one connection, to be written together by `flush`: bounded, oldest dropped.
 
     It outlives connections: `attach` gives it one, `detach` takes it away. While there is
     none only `down_bytes` are kept, as most of it would be stale.
@@ -153,7 +154,6 @@ class Outgoing:
         self._queue: deque[bytes] = deque()
         self._transport: asyncio.Transport | None = None
         self._paused = False
-        self._scheduled = False
 
     @property
     def total_bytes(self) -> int:
@@ -168,14 +168,13 @@ class Outgoing:
         bound = self.bound_bytes if self._transport is not None else self.down_bytes
         while self.queued_bytes > bound and len(self._queue) > 1:
             self._drop_oldest()
-        self._schedule()
 
     def attach(self, transport: asyncio.Transport) -> None:
         """Write to `transport` from now on."""
         self._transport = transport
         self._paused = False
         transport.set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
-        self._schedule()
+        self.flush()
 
     def detach(self) -> None:
         """There is no connection now."""
@@ -191,11 +190,10 @@ class Outgoing:
     def resume(self) -> None:
         """The transport has room again."""
         self._paused = False
-        self._schedule()
+        self.flush()
 
     def flush(self) -> None:
         """Hand to the transport as much as it takes."""
-        self._scheduled = False
         transport, queue = self._transport, self._queue
         while queue and transport is not None and not self._paused and not transport.is_closing():
             chunk = [queue.popleft()]
@@ -205,11 +203,6 @@ class Outgoing:
                 size += len(chunk[-1])
             self.queued_bytes -= size
             transport.write(chunk[0] if len(chunk) == 1 else b"".join(chunk))
-
-    def _schedule(self) -> None:
-        if not self._scheduled and self._queue and self._transport is not None and not self._paused:
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self.flush)
 
     def _drop_oldest(self) -> None:
         data = self._queue.popleft()
@@ -271,7 +264,7 @@ class Listener:
         self,
         sock: socket.socket,
         context: ssl.SSLContext,
-        factory: Callable[[], asyncio.BaseProtocol],
+        factory: Callable[[], asyncio.BufferedProtocol],
         *,
         handshake_timeout_ms: int,
         max_connections: int,
@@ -337,14 +330,7 @@ class Listener:
             task.add_done_callback(lambda done: self._handshakes.pop(done, None))
 
     async def _handshake(self, sock: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
         try:
-            await loop.connect_accepted_socket(
-                self._factory, sock, ssl=self._context, ssl_handshake_timeout=self._timeout_s
-            )
-        except (OSError, ssl.SSLError, TimeoutError, RuntimeError):
+            await secured(sock, self._context, self._factory, server_side=True, timeout_s=self._timeout_s)
+        except (OSError, TimeoutError):
             self.failed_handshakes += 1
-            sock.close()
-        except asyncio.CancelledError:
-            sock.close()
-            raise

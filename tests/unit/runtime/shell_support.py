@@ -202,9 +202,16 @@ class FakeDevice:
 class FakeNetwork:
     def __init__(self, log: Log) -> None:
         self.log = log
+        self.queued: list[Any] = []
 
     def send(self, to: Any, message: Any) -> None:
         self.log.append(("send", message))
+        self.queued.append(message)
+
+    def flush(self) -> None:
+        if self.queued:
+            self.log.append(("left", self.queued))
+        self.queued = []
 
     def open(self, sender: int, data: bytes) -> Any:
         if data == b"bad":
@@ -232,6 +239,9 @@ class FakeClients:
 
     def send(self, number: int, message: Any) -> None:
         self.log.append(("client", message))
+
+    def flush(self) -> None:
+        pass
 
     def drop(self, number: int, fault: PeerFault) -> None:
         self.log.append(("drop", fault.code))
@@ -292,7 +302,7 @@ class World:
         return Core(self.node, store, device, self.new_identity)
 
     def kinds(self) -> list[str]:
-        return [kind for kind, _ in self.log]
+        return [kind for kind, _ in self.log if kind != "left"]
 
 
 __all__ = [

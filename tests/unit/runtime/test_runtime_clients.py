@@ -109,6 +109,7 @@ async def test_welcome_submit_outcome_and_busy(tmp_path: Path) -> None:
         receipt = Receipt(REQUEST.client, 1, 1, b"d" * 32, 0, b"done")
         port.reply(Reply(number, 9, (receipt,)), 5)
         port.busy(Busy(number, [(REQUEST.client, 1, 2, "busy")]))
+        port.flush()
         assert await client.hear() == Outcome(5, 9, [receipt])
         assert await client.hear() == NotAdmitted([(REQUEST.client, 1, 2, "busy")])
         gone: list[int] = []
@@ -183,6 +184,7 @@ async def test_a_client_that_does_not_read_is_held_then_cut_off(tmp_path: Path) 
         held = False
         for _ in range(2000):
             port.reply(Reply(connection.number, 1, (receipt,)), 0)
+            port.flush()
             await asyncio.sleep(0)
             held = held or connection._read_holds > 0
             if not port.connections:

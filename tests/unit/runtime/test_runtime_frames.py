@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from hypothesis import given
@@ -98,18 +97,18 @@ def test_memory_grows_with_what_arrives_and_within_the_budget() -> None:
     assert budget.used == 0
 
 
-async def test_writes_are_joined_once_per_turn_of_the_loop() -> None:
+def test_what_is_queued_is_written_together() -> None:
     outgoing, transport = Outgoing(1 << 20), FakeTransport()
     outgoing.attach(transport)  # type: ignore[arg-type]
     for number in range(100):
         outgoing.put(frame(bytes([number])))
     assert transport.writes == []
-    await asyncio.sleep(0)
+    outgoing.flush()
     assert transport.writes == [b"".join(frame(bytes([number])) for number in range(100))]
     assert outgoing.queued_bytes == 0
 
 
-async def test_a_full_queue_drops_the_oldest_and_counts_them() -> None:
+def test_a_full_queue_drops_the_oldest_and_counts_them() -> None:
     outgoing, transport = Outgoing(1000, 100), FakeTransport()
     frames = [bytes([number]) * 60 for number in range(5)]
     for data in frames:
@@ -122,7 +121,6 @@ async def test_a_full_queue_drops_the_oldest_and_counts_them() -> None:
     assert outgoing.queued_bytes <= 1000
     assert outgoing.dropped_bytes == outgoing.dropped_frames * 60
     outgoing.resume()
-    await asyncio.sleep(0)
     assert b"".join(transport.writes).endswith(bytes([139]) * 60)
     outgoing.detach()
     outgoing.put(b"x" * 5000)

@@ -41,7 +41,9 @@ async def test_two_nodes_exchange_messages_and_count_them(tmp_path: Path) -> Non
         notes = [Note(bytes([n % 256]) * (n * 37 % 5000)) for n in range(300)] + [Note(b"z" * (3 << 20))]
         for note in notes:
             a.send((1,), note)
+            a.flush()
         b.send((0,), Note(b"back"))
+        b.flush()
         got: list[Note] = []
 
         def all_there() -> bool:
@@ -110,6 +112,7 @@ async def test_a_member_in_anothers_place_gets_nothing(tmp_path: Path) -> None:
         a.start()
         impostor.listener.start()
         a.send((1,), Note(b"secret"))
+        a.flush()
         await until(lambda: ("node1", "unknown_certificate") in {(x, y) for x, y, _ in a.traffic.refusals()})
         assert not a.links[1].up
         assert c.received(1) == []
@@ -176,12 +179,14 @@ async def test_a_link_comes_back_after_the_peer_restarts(tmp_path: Path) -> None
         await b.close()
         await until(lambda: not a.links[1].up)
         a.send((1,), Note(b"while it was down"))
+        a.flush()
         again = c.network(1)
         again.start()
         await until(lambda: c.inboxes[1])
         assert [again.open(s, d) for s, d in c.received(1)] == [Note(b"while it was down")]
         await until(lambda: again.links[0].up and 1 in a.incoming)
         again.send((0,), Note(b"hello again"))
+        again.flush()
         await until(lambda: c.inboxes[0])
         assert a.links[1].connects == 2
 
@@ -211,6 +216,7 @@ async def test_a_peer_that_is_down_costs_a_bounded_queue(tmp_path: Path) -> None
         a = c.network(0)
         for number in range(20):
             a.send((1,), Note(bytes([number]) * (1 << 20)))
+        a.flush()
         state = a.states()[0]
         assert state.queued_bytes <= 4 << 20
         assert state.dropped_frames >= 16
@@ -236,6 +242,7 @@ async def test_a_full_inbox_stops_reading_and_loses_nothing(tmp_path: Path) -> N
         count = 400
         for number in range(count):
             a.send((1,), Note(number.to_bytes(2, "little") * 5000))
+        a.flush()
         await until(lambda: c.inboxes[1].bytes_of("peer") > 1 << 17)
         await asyncio.sleep(0.1)
         assert c.inboxes[1].bytes_of("peer") < 2 << 20  # the rest waits at the sender

@@ -172,21 +172,28 @@ async def test_what_the_component_signed_does_not_wait_for_the_next_append() -> 
     signed = effects(1, announce=[Send((1, 2), "vote")])
     world = World(on_messages({b"a": signed}))
     peer_messages(world, b"a", b"b")
-    running = asyncio.ensure_future(world.shell.run())
-    network = world.shell._network
-    passed_on = network.send
-
-    def send(to: Any, message: Any) -> None:
-        passed_on(to, message)
-        asyncio.get_running_loop().call_soon(world.log.append, ("loop", message))
-
-    network.send = send  # type: ignore[method-assign]
-    await until(lambda: "busy" in world.kinds())
-    world.shell.stop()
-    assert await running == 0
-    assert world.log[:3] == [("start", None), ("send", "vote"), ("loop", "vote")]
-    assert world.kinds()[3:7] == ORDER[:4]
+    world.shell.turn()
+    assert world.log[:3] == [("send", "vote"), ("left", ["vote"]), ("append", [1])]
+    assert world.kinds() == ["send", *ORDER]
     assert [type(event) for event in world.node.events[:3]] == [PeerMessage, TcAnswered, PeerMessage]
+
+
+async def test_nothing_that_may_leave_waits_for_the_component() -> None:
+    """ADR 0024: what an earlier step of the same turn sends is on its way before this one is asked for."""
+    first = Effects(send=[Send((1,), "status")], announce=[Send((1,), "vote")])
+    world = World(on_messages({b"a": first, b"b": Effects(certify=[checkpoint(1)])}))
+    peer_messages(world, b"a", b"b")
+    world.shell.turn()
+    kinds = [kind for kind, _ in world.log]
+    assert kinds == ["send", "send", "left", "certify"]
+    assert world.log[2] == ("left", ["vote", "status"])
+
+
+async def test_what_a_turn_sends_leaves_together_at_its_end() -> None:
+    world = World(on_messages({bytes([n]): Effects(announce=[Send((1,), n)]) for n in range(5)}))
+    peer_messages(world, *[bytes([n]) for n in range(5)])
+    world.shell.turn()
+    assert [entry for entry in world.log if entry[0] == "left"] == [("left", list(range(5)))]
 
 
 async def test_a_vote_and_the_outcome_that_it_brings_about_leave_together() -> None:
@@ -207,12 +214,12 @@ async def test_an_announcement_with_nothing_to_store_holds_up_nothing() -> None:
 
 async def test_an_announcement_leaves_even_if_the_disk_is_full() -> None:
     world = World(on_messages({b"a": effects(1, announce=[Send((1, 2), "vote")])}))
-    world.store.fail = [StoreFull(Path("/d"), "the disk is full")] * 2
+    world.store.fail = [StoreFull(Path("/d"), "the disk is full")] * 3
     peer_messages(world, b"a")
     world.shell.turn()
     for _ in range(2):
         world.shell.work()
-        assert world.log == [("send", "vote")]
+        assert world.log == [("send", "vote"), ("left", ["vote"])]
     world.shell.work()
     assert world.kinds() == ["send", *ORDER]
 

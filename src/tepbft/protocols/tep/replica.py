@@ -203,7 +203,7 @@ class Replica:
         """Whether a vote may matter now: something was proposed that is not executed, or views change."""
         s = self.state
         executed = s.executed
-        return not s.active or any(height > executed for height in s.slots)
+        return not s.active or max(s.slots, default=0) > executed
 
     # --- proposing ---
 
