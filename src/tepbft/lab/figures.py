@@ -88,8 +88,9 @@ def draw(onto: Callable[[Axes], None], salt: str) -> str:
         canvas = Canvas(figsize=SIZE_INCHES, layout="constrained")
         axes = canvas.subplots()
         onto(axes)
-        if len(axes.get_legend_handles_labels()[0]) > 1:
-            axes.legend(loc="best")
+        handles, labels = axes.get_legend_handles_labels()
+        if len(handles) > 1:  # below the axes: in them it would lie over a line sooner or later
+            canvas.legend(handles, labels, loc="outside lower center", ncols=min(3, len(handles)))
         out = io.StringIO()
         canvas.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     return _inline(out.getvalue(), salt)

@@ -90,7 +90,7 @@ METRICS: dict[str, Metric] = {
     "cpu_us": Metric("CPU per request, node", "µs", _plain("cpu_us_per_tx_per_replica"), 1),
     "tc_us": Metric("of it component", "µs", _plain("trusted_cpu_us_per_tx_per_replica"), 1),
     "cores_per_node": Metric(
-        "CPU of a node and its component",
+        "CPU of node + component",
         "cores",
         lambda result: result["cpu_us_per_tx_per_replica"] * result["tps"] / 1e6,
         3,
