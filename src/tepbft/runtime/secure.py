@@ -57,11 +57,12 @@ class SecureTransport(asyncio.Transport):
                 if self._closing or not self._reading:
                     return
                 view = protocol.get_buffer(-1)
+                room = len(view)
                 count = sock.recv_into(view)
                 if not count:
                     return self._lose(None)
                 protocol.buffer_updated(count)
-                if count < RECORD_BYTES and not sock.pending():
+                if count < room and count < RECORD_BYTES:  # all that was decrypted, and the last of it
                     return
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return  # it goes on when more arrives; what OpenSSL wants to write goes out with the next write
