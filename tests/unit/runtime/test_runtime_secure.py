@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from runtime_support import anchors_of, parties, until
 
-from tepbft.runtime.secure import RECORD_BYTES, SecureTransport, dial, secured
+from tepbft.runtime.secure import READS_PER_TURN, SecureTransport, dial, secured
 from tepbft.runtime.tls import TlsContexts, peer_digest
 
 
@@ -91,7 +91,7 @@ async def test_what_is_written_arrives_and_each_end_knows_the_other(tmp_path: Pa
         assert p.a.transport.get_extra_info("peername", "none") == "none"
 
 
-@pytest.mark.parametrize("room", [7, 1000, RECORD_BYTES, 1 << 16])
+@pytest.mark.parametrize("room", [7, 1000, 1 << 14, 1 << 16])
 async def test_any_amount_arrives_in_order_through_a_buffer_of_any_size(tmp_path: Path, room: int) -> None:
     """Bytes that were decrypted with others are not reported by the socket: they must not be forgotten."""
     async with pair(tmp_path, room) as p:
@@ -100,6 +100,17 @@ async def test_any_amount_arrives_in_order_through_a_buffer_of_any_size(tmp_path
             p.a.transport.write(piece)
         await until(lambda: len(p.b.got) == sum(map(len, pieces)))
         assert p.b.got == b"".join(pieces)
+
+
+async def test_many_small_writes_are_read_in_one_turn(tmp_path: Path) -> None:
+    """What waits together is worked off together: a turn may take long, and there may be many writes."""
+    async with pair(tmp_path) as p:
+        await asyncio.sleep(0.05)
+        count = READS_PER_TURN // 2
+        for n in range(count):
+            p.a.transport.write(bytes([n]) * 10)
+        p.b.transport._readable()
+        assert len(p.b.got) == 10 * count
 
 
 async def test_a_full_socket_keeps_the_rest_and_says_so(tmp_path: Path) -> None:
