@@ -59,8 +59,8 @@ class SecureTransport(asyncio.Transport):
             for _ in range(READS_PER_TURN):
                 if self._closing or not self._reading:
                     return
-                view = protocol.get_buffer(-1)
-                room = len(view)
+                view = memoryview(protocol.get_buffer(-1))
+                room = view.nbytes
                 count = sock.recv_into(view)
                 if not count:
                     return self._lose(None)
