@@ -1,4 +1,4 @@
-# Works on a fresh machine with python3 (3.11 or later, with its venv module) and make.
+# Works on a fresh machine with python3 (3.11 to 3.13, with its venv module) and make.
 # Of several the quickest is taken; PYTHON=/path/to/python3 names another.
 PYTHON ?=
 VENV := .venv

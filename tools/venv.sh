@@ -1,8 +1,9 @@
 #!/bin/sh
 # Makes the virtual environment: tools/venv.sh FOLDER [PYTHON]
 #
-# Without PYTHON it takes the quickest python3 on the PATH that will do. Builds of one version differ by a
-# tenth and more (profile-guided optimisation or not), and a node is Python where it does not verify.
+# Without PYTHON it takes the quickest python3 on the PATH that will do: 3.11 to 3.13 (see requires-python in
+# pyproject.toml), also under its full name, for systems whose python3 is newer. Builds of one version differ
+# by a tenth and more (profile-guided optimisation or not), and a node is Python where it does not verify.
 # The first one on the PATH is taken unless another is at least 5 per cent quicker.
 set -eu
 
@@ -10,7 +11,7 @@ folder=$1
 named=${2:-}
 script='
 import sys, time
-if sys.version_info < (3, 11):
+if not (3, 11) <= sys.version_info < (3, 14):
     sys.exit(1)
 import ensurepip, venv
 
@@ -42,8 +43,8 @@ print(min(once() for _ in range(15)) // 1000)
 '
 
 if [ -n "$named" ]; then
-    "$named" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-        || { echo "tepbft needs Python 3.11 or later, and $named is none; name one with: make PYTHON=/path/to/python3"; exit 1; }
+    "$named" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+        || { echo "tepbft needs Python 3.11, 3.12 or 3.13, and $named is none; name one with: make PYTHON=/path/to/python3"; exit 1; }
     exec "$named" -m venv "$folder"
 fi
 
@@ -51,18 +52,20 @@ best= best_us=
 old_ifs=$IFS
 IFS=:
 for place in $PATH; do
-    candidate=$place/python3
-    [ -x "$candidate" ] || continue
-    took_us=$("$candidate" -c "$script" 2>/dev/null) || continue
-    if [ -z "$best" ] || [ $((took_us * 100)) -lt $((best_us * 95)) ]; then
-        best=$candidate best_us=$took_us
-    fi
+    for name in python3 python3.13 python3.12 python3.11; do
+        candidate=$place/$name
+        [ -x "$candidate" ] || continue
+        took_us=$("$candidate" -c "$script" 2>/dev/null) || continue
+        if [ -z "$best" ] || [ $((took_us * 100)) -lt $((best_us * 95)) ]; then
+            best=$candidate best_us=$took_us
+        fi
+    done
 done
 IFS=$old_ifs
 
 if [ -z "$best" ]; then
-    echo 'tepbft needs Python 3.11 or later with its venv module, and no python3 on the PATH is that.'
-    echo 'Install it (Debian: apt install python3-venv), or name one with: make PYTHON=/path/to/python3'
+    echo 'tepbft needs Python 3.11, 3.12 or 3.13 with its venv module, and nothing on the PATH is that.'
+    echo 'Install it (Debian 12 and 13: apt install python3-venv), or name one with: make PYTHON=/path/to/python3'
     exit 1
 fi
 echo "Python: $best"

@@ -74,7 +74,10 @@ def init(
     clients: Annotated[int, typer.Option(help=f"Clients to register, 1..{MAX_CLIENTS}.")] = 64,
     host: Annotated[str, typer.Option(help="Address of the nodes.")] = "127.0.0.1",
     base_port: Annotated[
-        str, typer.Option(help="First of three ports per node, or auto: free ones now.")
+        str,
+        typer.Option(
+            help="First of three ports per node, or auto: free ones now (in TEPBFT_PORTS, FIRST-LAST)."
+        ),
     ] = "auto",
     window: Annotated[
         int, typer.Option(help="Blocks in flight, 1..256.", rich_help_panel=_CHAIN)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
+import re
 import socket
 
 from tepbft.errors import TepbftError
 
 PORTS_PER_NODE = 3
 """Peer, client, HTTP: in this order."""
-_LOWEST, _HIGHEST = 20_000, 32_000
+RANGE_VARIABLE = "TEPBFT_PORTS"
+"""Names the range in the environment, as FIRST-LAST: who runs several clusters side by side gives each its
+own, since the ports of one that is stopped look free to the next."""
+_RANGE = "20000-31999"
 """Where automatic ports are taken from: below the range that systems use for outgoing connections,
 so that a port which is free now is still free when the node starts."""
 _ATTEMPTS = 200
@@ -41,6 +46,21 @@ def _local(host: str) -> bool:
     return True
 
 
+def _range(count: int) -> range:
+    """What the first of `count` ports may be."""
+    text = os.environ.get(RANGE_VARIABLE) or _RANGE
+    found = re.fullmatch(r"(\d{1,5})-(\d{1,5})", text, re.ASCII)
+    first, last = map(int, found.groups()) if found else (0, 0)
+    if not (first >= 1 and last <= 65_535 and last - first + 1 >= count):
+        raise TepbftError(
+            RANGE_VARIABLE,
+            f"{text!r} is no range of at least {count} ports in 1..65535",
+            f"Write FIRST-LAST, such as {_RANGE}, or take the variable out of the environment",
+            exit_code=2,
+        )
+    return range(first, last - count + 2)
+
+
 def choose_ports(nodes: int, host: str, base: int | None) -> int:
     """The first of `3 * nodes` consecutive ports: `base`, or free ones if it is None."""
     count = PORTS_PER_NODE * nodes
@@ -60,9 +80,10 @@ def choose_ports(nodes: int, host: str, base: int | None) -> int:
             "Name the first port: --base-port 7000",
             exit_code=2,
         )
+    possible = _range(count)
     chance = random.SystemRandom()  # two clusters made at the same moment must not choose the same
     for _ in range(_ATTEMPTS):
-        first = chance.randrange(_LOWEST, _HIGHEST - count)
+        first = chance.choice(possible)
         if _free(host, first, count):
             return first
     raise TepbftError(

@@ -138,6 +138,25 @@ def test_ports_are_free_and_in_a_row() -> None:
         choose_ports(3, "192.0.2.1", None)
 
 
+def test_ports_come_from_the_range_that_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = choose_ports(1, "127.0.0.1", None)
+    monkeypatch.setenv("TEPBFT_PORTS", f"{first}-{first + PORTS_PER_NODE - 1}")
+    assert choose_ports(1, "127.0.0.1", None) == first
+    assert choose_ports(1, "127.0.0.1", 7000) == 7000  # a port that was named is taken
+    with socket.create_server(("127.0.0.1", first + 1)), pytest.raises(TepbftError, match="not found"):
+        choose_ports(1, "127.0.0.1", None)
+
+
+@pytest.mark.parametrize(
+    "text", ["7000", "7000-7007", "0-100", "65530-65540", "9000-8000", "a-b", "-1-50", "\u0663000-\u0664000"]
+)
+def test_a_range_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("TEPBFT_PORTS", text)
+    with pytest.raises(TepbftError, match="TEPBFT_PORTS") as error:
+        choose_ports(3, "127.0.0.1", None)
+    assert error.value.exit_code == 2
+
+
 def test_all_are_tried_before_an_error_is_raised(tmp_path: Path) -> None:
     layouts = [NodeLayout(tmp_path / str(number)) for number in range(4)]
     done = []
