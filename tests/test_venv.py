@@ -50,6 +50,17 @@ def test_the_quickest_python_is_taken(tmp_path: Path, speeds: tuple[int | None, 
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, f"{folders[chosen]}/python3 makes env")
 
 
+def test_a_moment_at_which_the_machine_was_slow_decides_nothing(tmp_path: Path) -> None:
+    quick, slow = fake(tmp_path / "quick", 1000), fake(tmp_path / "slow", 1100)
+    path, asked, measured = tmp_path / "quick" / "python3", tmp_path / "asked", tmp_path / "measured"
+    disturbed = (
+        f'if [ -e "{measured}" ]; then echo 1000; '
+        f'elif [ -e "{asked}" ]; then : >"{measured}"; echo 5000; else : >"{asked}"; echo 5000; fi'
+    )
+    path.write_text(path.read_text().replace("echo 1000", disturbed))
+    assert made([slow, quick]).stdout.endswith(f"\n{quick}/python3 makes env\n")
+
+
 def test_beside_a_python3_that_will_not_do_one_that_will_is_found_by_its_full_name(tmp_path: Path) -> None:
     folder = fake(tmp_path / "bin", None)
     assert fake(tmp_path / "bin", 1000, "python3.13") == folder
