@@ -61,6 +61,13 @@ def test_a_moment_at_which_the_machine_was_slow_decides_nothing(tmp_path: Path) 
     assert made([slow, quick]).stdout.endswith(f"\n{quick}/python3 makes env\n")
 
 
+def test_one_that_fails_when_it_is_measured_is_not_taken_for_the_quickest(tmp_path: Path) -> None:
+    sound, broken = fake(tmp_path / "sound", 1000), fake(tmp_path / "broken", 10)
+    path, asked = tmp_path / "broken" / "python3", tmp_path / "asked"
+    path.write_text(path.read_text().replace("echo 10", f'[ -e "{asked}" ] && exit 1; : >"{asked}"'))
+    assert made([sound, broken]).stdout.endswith(f"\n{sound}/python3 makes env\n")
+
+
 def test_beside_a_python3_that_will_not_do_one_that_will_is_found_by_its_full_name(tmp_path: Path) -> None:
     folder = fake(tmp_path / "bin", None)
     assert fake(tmp_path / "bin", 1000, "python3.13") == folder

@@ -68,7 +68,7 @@ if [ $# -gt 1 ]; then
         number=0
         for candidate; do
             number=$((number + 1))
-            took_us=$("$candidate" -c "$script")
+            took_us=$("$candidate" -c "$script" 2>/dev/null) || continue
             eval "least_us=\${us_$number:-$took_us}"
             [ "$took_us" -gt "$least_us" ] || least_us=$took_us
             eval "us_$number=$least_us"
@@ -78,7 +78,7 @@ fi
 number=0
 for candidate; do
     number=$((number + 1))
-    eval "took_us=\${us_$number:-0}"
+    eval "took_us=\${us_$number:-999999999}"
     if [ -z "$best" ] || [ $((took_us * 100)) -lt $((best_us * 95)) ]; then
         best=$candidate best_us=$took_us
     fi
